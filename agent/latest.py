@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Latest(Generic[T]):
-    """The only link between components. Single event loop: `set` must be called on the loop's thread (or before it runs)."""
+    """The only link between components. One event loop: `set` is called on its thread, or before it runs."""
 
     __slots__ = ("_value", "_version", "_waiters")
 
