@@ -1,4 +1,4 @@
-"""What the agent was told to do: one frozen tree, built once from (argv, environ, files); each component gets a section.
+"""What the agent was told to do: one frozen tree, built once from (argv, environ, files); each component has a section.
 
 Durations are seconds; paths are as configured (mostly relative to the working directory, which Envoy shares).
 """

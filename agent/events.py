@@ -1,4 +1,4 @@
-"""The flight recorder: a bounded ring of state changes, one line each, so that the cause is there when somebody looks."""
+"""The flight recorder: a bounded ring of state changes, one line each, so that the cause is there when one looks."""
 
 import json
 import logging

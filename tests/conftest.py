@@ -1,0 +1,36 @@
+"""Rules of the whole suite: whoever is root runs the root tests, a skip is then a failure, and no process stays behind."""
+
+import os
+
+import psutil
+import pytest
+
+ROOT = os.geteuid() == 0
+_skipped: list[str] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if ROOT:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root: network namespaces"))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    left = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    problems = []
+    if ROOT and _skipped:
+        problems.append(f"skipped although root: {', '.join(_skipped)}")
+    if left:
+        problems.append(f"processes left behind: {[' '.join(p.cmdline()) for p in left]}")
+    if problems and session.exitstatus == 0:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        for problem in problems:
+            reporter.write_line(problem, red=True)
+        session.exitstatus = 1
