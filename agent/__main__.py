@@ -1,0 +1,73 @@
+"""`remora-agent COMMAND ...`, also installed as `pilot-agent`: picks the command and imports only what that one needs."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+
+# Command → (module with `run(argv, environ) -> exit status`, what it is for). Modules are imported when asked for: the kubelet
+# execs `request` and `wait`, and an import of gRPC there would be most of their run time.
+COMMANDS = {
+    "proxy": ("agent.cli.proxy", "run the agent and Envoy: proxy [sidecar|router|waypoint] [flags]"),
+    "request": ("agent.cli.request", "call Envoy's or the agent's admin port: request METHOD PATH [BODY]"),
+    "wait": ("agent.cli.wait", "wait until the proxy is ready"),
+    "version": ("agent.cli.version", "print the version"),
+    "istio-iptables": ("agent.cli.rules", "write, verify or remove the redirect rules (see remora-init --help)"),
+    "lab": ("agent.lab.cli", "a mesh on one machine: demo, up, plane, ca (see lab --help)"),
+}
+
+
+def usage(program: str) -> str:
+    rows = "\n".join(f"  {name:16}{what}" for name, (_, what) in COMMANDS.items())
+    return (
+        f"{program}: the sidecar agent of an Envoy service mesh\n\n"
+        f"Usage:\n  {program} COMMAND [flags]\n\nCommands:\n{rows}\n\n"
+        f"Use `{program} COMMAND --help` for the flags of a command.\n"
+    )
+
+
+def split_command(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The command and its arguments. Flags ahead of the command belong to it; unknown ones are its to judge."""
+    for i, word in enumerate(argv):
+        if word in COMMANDS:
+            return word, [*argv[i + 1 :], *argv[:i]]
+        if not word.startswith("-"):
+            return word, []
+    return ("help", []) if not argv or argv[0] in ("-h", "--help") else (argv[0], [])
+
+
+def dispatch(program: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run one command; its RemoraError becomes one sentence on stderr and its exit status."""
+    command, rest = split_command(argv)
+    if command in ("help", "-h", "--help"):
+        print(usage(program), end="")
+        return 0
+    if command not in COMMANDS:
+        print(f'Error: unknown command "{command}" for "{program}" (try `{program} help`)', file=sys.stderr)
+        return 255
+    from agent.errors import RemoraError
+
+    try:
+        status = import_module(COMMANDS[command][0]).run(rest, environ)
+    except RemoraError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    assert isinstance(status, int)
+    return status
+
+
+def main() -> int:
+    try:
+        status = dispatch(os.path.basename(sys.argv[0]).removesuffix(".py"), sys.argv[1:], os.environ.copy())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone; do not let the interpreter complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
