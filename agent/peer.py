@@ -171,7 +171,7 @@ def metadata(peer: PeerConfig, token: str | None = None) -> list[tuple[str, str 
 
 
 def read_token(path: str, now: float | None = None) -> str:
-    """The stripped token of the file, "" if empty. AttemptError(`token` | `token_expired`): unreadable, garbled, expired."""
+    """The stripped token of the file, "" if it is empty. Raises AttemptError(`token` | `token_expired`)."""
     try:
         with open(path, "rb") as f:
             token = f.read().strip().decode("ascii")
@@ -191,7 +191,7 @@ def read_token(path: str, now: float | None = None) -> str:
 
 
 def jwt_expiry(token: str) -> float | None:
-    """`exp` of a JWT in epoch seconds; None for an opaque token or one without it. Nobody's signature is checked here."""
+    """`exp` of a JWT in epoch seconds; None for an opaque token or a JWT without it. No signature is checked."""
     parts = token.split(".")
     if len(parts) != 3:
         return None
