@@ -1,7 +1,6 @@
 """The status port (15020): readiness, metrics, and the two calls that end or drain the proxy."""
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,16 +8,18 @@ from contextlib import suppress
 
 from agent import logs
 from agent.config import StatusConfig
-from agent.errors import AttemptError, FatalError
+from agent.errors import AttemptError
 from agent.model import Readiness
 from agent.status import http, metrics, process
+from agent.status.bind import bind
 from agent.status.http import Request, Response
 from agent.status.metrics import Registry
 from agent.status.ready import History, observe, verdict
 
+__all__ = ["StatusServer", "bind"]
+
 log = logs.scope("default")
 
-BACKLOG = 1024
 MAX_CONNECTIONS = 2048  # beyond it the newest is closed at once: probes must not be starved of file descriptors
 ACCEPT_PAUSE = 0.1  # seconds, when the process is out of file descriptors
 CHECK_TIMEOUT = 5.0  # seconds for one gate
@@ -26,46 +27,6 @@ CHECK_TIMEOUT = 5.0  # seconds for one gate
 Check = Callable[[], Awaitable[Readiness]]
 # (query, request headers to pass on, seconds or None) → Envoy's own metrics page; AttemptError if there is none
 Scrape = Callable[[str, Sequence[tuple[str, str]], float | None], Awaitable[bytes]]
-
-
-def bind(port: int) -> socket.socket:
-    """A listening socket on every address, IPv4 and IPv6; before the event loop exists callers wait in its backlog.
-
-    FatalError (one sentence): the port is taken or may not be used.
-    """
-    try:
-        return _listen(socket.AF_INET6, "::", port)
-    except OSError as error:
-        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT):
-            raise FatalError(_refusal(port, error)) from error
-    try:
-        return _listen(socket.AF_INET, "0.0.0.0", port)  # a kernel without IPv6
-    except OSError as error:
-        raise FatalError(_refusal(port, error)) from error
-
-
-def _listen(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family is socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _refusal(port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"The status port {port} is taken by another process (`ss -ltnp sport = :{port}` names it); "
-            "end it or set statusPort in the proxy config."
-        )
-    return f"The status port {port} cannot be used: {error.strerror}; set statusPort in the proxy config."
 
 
 class StatusServer:

@@ -1,0 +1,69 @@
+"""The redirect rules as the guard sees them: what differs from the plan, and the repair. Blocking calls."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from agent.errors import AttemptError, ConfigError
+from init import apply, config
+from init.errors import InitError
+
+
+class Rules(Protocol):
+    """What the guard needs of the redirect rules."""
+
+    @property
+    def inbound_port(self) -> int:
+        """Where the rules lead inbound connections."""
+
+    @property
+    def probe_port(self) -> int:
+        """A port on which nothing listens."""
+
+    @property
+    def proxy_uids(self) -> tuple[range, ...]:
+        """The users whose connections the rules take for the proxy's."""
+
+    def differences(self) -> tuple[str, ...]:
+        """One phrase for each difference from the plan; AttemptError if the rules cannot be read."""
+
+    def repair(self) -> None:
+        """Make them as planned; AttemptError if that fails."""
+
+
+class PlannedRules:
+    """The rules that the init container was asked for, by the same arguments and environment."""
+
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+        try:
+            self._config = config.parse(argv, environ)
+        except InitError as error:
+            raise ConfigError(f"REDIRECT_ARGS cannot be used: {error}.") from error
+        if self._config.cleanup_only or self._config.dry_run or self._config.skip_apply:
+            raise ConfigError(
+                "REDIRECT_ARGS must be what the init container applies rules with, not a dry or cleanup run."
+            )
+
+    @property
+    def inbound_port(self) -> int:
+        return self._config.inbound_port
+
+    @property
+    def probe_port(self) -> int:
+        return self._config.probe_port
+
+    @property
+    def proxy_uids(self) -> tuple[range, ...]:
+        spans = [uid.partition("-") for uid in self._config.uids]
+        return tuple(range(int(low), int(high or low) + 1) for low, _, high in spans)
+
+    def differences(self) -> tuple[str, ...]:
+        try:
+            return tuple(difference.text for difference in apply.verify(self._config))
+        except InitError as error:
+            raise AttemptError("verify", str(error)) from error
+
+    def repair(self) -> None:
+        try:
+            apply.apply(self._config)
+        except InitError as error:
+            raise AttemptError("repair", str(error)) from error
