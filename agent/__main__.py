@@ -45,6 +45,7 @@ def dispatch(program: str, argv: Sequence[str], environ: Mapping[str, str]) -> i
     if command not in COMMANDS:
         print(f'Error: unknown command "{command}" for "{program}" (try `{program} help`)', file=sys.stderr)
         return 255
+    from agent.cli.flags import HelpWanted
     from agent.errors import RemoraError
 
     try:
@@ -52,6 +53,9 @@ def dispatch(program: str, argv: Sequence[str], environ: Mapping[str, str]) -> i
     except RemoraError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
+    except HelpWanted as text:
+        print(str(text).rstrip())
+        return 0
     except KeyboardInterrupt:
         return 130
     assert isinstance(status, int)
@@ -60,7 +64,8 @@ def dispatch(program: str, argv: Sequence[str], environ: Mapping[str, str]) -> i
 
 def main() -> int:
     try:
-        status = dispatch(os.path.basename(sys.argv[0]).removesuffix(".py"), sys.argv[1:], os.environ.copy())
+        program = os.path.basename(sys.argv[0])
+        status = dispatch("remora-agent" if program == "__main__.py" else program, sys.argv[1:], os.environ.copy())
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has gone; do not let the interpreter complain about it at exit.

@@ -1,0 +1,108 @@
+"""The first milliseconds: everything that Envoy needs to start, before asyncio and gRPC are imported."""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from agent.config import AgentConfig
+from agent.envoy import args, bootstrap, launch
+from agent.errors import FatalError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+BOOTSTRAP_NAME = "envoy-rev.json"
+
+
+class EarlySignals:
+    """Remembers SIGTERM and SIGINT until the event loop takes over: PID 1 has no default action for them."""
+
+    def __init__(self) -> None:
+        self.caught: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        self.caught.append(number)
+
+
+@dataclass(slots=True)
+class Boot:
+    """What exists when the event loop starts. `undo` takes it all back if the loop never gets that far."""
+
+    config: AgentConfig
+    signals: EarlySignals
+    spawn: Callable[[], launch.Envoy]
+    status_socket: socket.socket | None = None
+    envoy: launch.Envoy | None = None
+    key: "Future[bytes] | None" = None  # the first private key, made on a thread while the rest is imported
+    rendered: str = ""  # path of the bootstrap that we wrote and will remove
+
+    def undo(self) -> None:
+        """End Envoy and remove what was written; safe to call more than once and after the loop has done it."""
+        envoy, self.envoy = self.envoy, None
+        if envoy is not None and envoy.pidfd >= 0:
+            envoy.kill()
+            envoy.reap(10.0)
+        if self.status_socket is not None:
+            self.status_socket.close()
+        if self.rendered:
+            with suppress(FileNotFoundError):
+                os.unlink(self.rendered)
+
+
+def boot(config: AgentConfig) -> Boot:
+    """Bind the status port, write Envoy's bootstrap and start Envoy. Raises FatalError with nothing left behind."""
+    # `spawn` is what the supervisor calls again after a crash, with the same bootstrap.
+    result = Boot(
+        config, EarlySignals(), lambda: launch.spawn(config.envoy, args.envoy_args(config), environ_of(config))
+    )
+    try:
+        if config.status.port:
+            from agent.status.bind import bind
+
+            result.status_socket = bind(config.status.port)
+        if config.envoy.enabled:
+            result.rendered = write_bootstrap(config)
+            result.envoy = result.spawn()
+        if config.identity is not None:
+            from agent.identity import keys
+
+            result.key = keys.pregenerate(config.identity)
+    except BaseException:
+        result.undo()
+        raise
+    return result
+
+
+def environ_of(config: AgentConfig) -> dict[str, str]:
+    """Envoy gets the agent's whole environment (spec: istio passes os.Environ)."""
+    return dict(config.environ)
+
+
+def write_bootstrap(config: AgentConfig) -> str:
+    """Render and write the bootstrap atomically, for Envoy's user only; returns its path, "" with a custom file."""
+    if config.envoy.custom_config_file:
+        return ""
+    path = os.path.join(config.envoy.config_dir, BOOTSTRAP_NAME)
+    temporary = f"{path}.tmp"
+    try:
+        os.makedirs(config.envoy.config_dir, mode=0o700, exist_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+            json.dump(bootstrap.render(config), file, ensure_ascii=False)
+        if config.envoy.run_as is not None:
+            os.chown(temporary, *config.envoy.run_as)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FatalError(
+            f"Envoy's bootstrap {path} cannot be written: {error.strerror}; "
+            "make the directory writable for this user or set configPath"
+        ) from error
+    return path

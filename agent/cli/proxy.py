@@ -1,0 +1,28 @@
+"""`proxy [role] [flags]`: configuration, logging, early start, then the event loop."""
+
+import gc
+import time
+from collections.abc import Mapping, Sequence
+
+from agent import config_load, logs
+
+
+def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run the agent until Envoy is gone for good; returns the exit status."""
+    began = time.monotonic()
+    # Nothing becomes garbage while modules are imported; the app turns collection on again.
+    gc.disable()
+    config = config_load.load(argv, environ)
+    logs.configure(config.log.levels, config.log.json, config.log.targets)
+    log = logs.scope("default")
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    from agent.boot import boot
+
+    booted = boot(config)
+    try:
+        from agent.app import serve
+
+        return serve(booted, began)
+    finally:
+        booted.undo()
