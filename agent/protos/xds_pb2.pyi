@@ -101,22 +101,26 @@ class DeltaResponse(_message.Message):
     def __init__(self, system_version_info: _Optional[str] = ..., resources: _Optional[_Iterable[_Union[Resource, _Mapping]]] = ..., type_url: _Optional[str] = ..., nonce: _Optional[str] = ..., removed_resources: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RequestHead(_message.Message):
-    __slots__ = ("version_info", "type_url", "response_nonce")
+    __slots__ = ("version_info", "type_url", "response_nonce", "error_detail")
     VERSION_INFO_FIELD_NUMBER: _ClassVar[int]
     TYPE_URL_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_NONCE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_DETAIL_FIELD_NUMBER: _ClassVar[int]
     version_info: str
     type_url: str
     response_nonce: str
-    def __init__(self, version_info: _Optional[str] = ..., type_url: _Optional[str] = ..., response_nonce: _Optional[str] = ...) -> None: ...
+    error_detail: bytes
+    def __init__(self, version_info: _Optional[str] = ..., type_url: _Optional[str] = ..., response_nonce: _Optional[str] = ..., error_detail: _Optional[bytes] = ...) -> None: ...
 
 class DeltaRequestHead(_message.Message):
-    __slots__ = ("type_url", "response_nonce")
+    __slots__ = ("type_url", "response_nonce", "error_detail")
     TYPE_URL_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_NONCE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_DETAIL_FIELD_NUMBER: _ClassVar[int]
     type_url: str
     response_nonce: str
-    def __init__(self, type_url: _Optional[str] = ..., response_nonce: _Optional[str] = ...) -> None: ...
+    error_detail: bytes
+    def __init__(self, type_url: _Optional[str] = ..., response_nonce: _Optional[str] = ..., error_detail: _Optional[bytes] = ...) -> None: ...
 
 class ResponseHead(_message.Message):
     __slots__ = ("version_info", "type_url", "nonce")

@@ -1,0 +1,55 @@
+"""How a stream to the control plane ended, and whether anybody should worry."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    GRACEFUL = "graceful"
+    EXPECTED = "expected"  # a restart, a rebalancing, a replaced stream
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The status that Envoy gets: the name of a gRPC code and its message, as the control plane gave them."""
+
+    code: str = "OK"
+    message: str = ""
+    by: str = "the control plane"  # who ended the stream
+
+    @property
+    def kind(self) -> Kind:
+        if self.code == "OK":
+            return Kind.GRACEFUL
+        if self.code in ("CANCELLED", "DEADLINE_EXCEEDED"):
+            return Kind.EXPECTED
+        if any(sign in self.message for sign in _NO_ERROR):
+            return Kind.EXPECTED
+        if self.code == "UNAVAILABLE" and any(sign in self.message for sign in _DISCONNECTED):
+            return Kind.EXPECTED
+        return Kind.ERROR
+
+    @property
+    def never_connected(self) -> bool:
+        """True when the gRPC core says that no connection was made; the message is then its own, not a peer's."""
+        return self.code == "UNAVAILABLE" and any(sign in self.message for sign in _NOT_CONNECTED)
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else self.code
+
+
+# Words of grpc-go (a control plane may pass on what it got) and of the C core for an ordinary disconnect.
+_DISCONNECTED = (
+    "client disconnected",
+    "error reading from server: EOF",
+    "transport is closing",
+    "Socket closed",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Cancelling all calls",
+    "GOAWAY received",
+)
+_NO_ERROR = ("RST_STREAM with error code 0", "RST_STREAM with error code: NO_ERROR", "GOAWAY received; Error code: 0",
+             "code = NO_ERROR")  # fmt: skip
+_NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed", "lookup failed", "empty address list")

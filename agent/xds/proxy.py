@@ -1,0 +1,179 @@
+"""The XDS socket: Envoy's discovery streams relayed to the control plane, a new connection for each."""
+
+import logging
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import replace
+
+import grpc
+import grpc.aio
+
+from agent import logs
+from agent.config import XdsConfig
+from agent.errors import FatalError
+from agent.events import Recorder
+from agent.latest import Latest
+from agent.model import XdsStatus
+from agent.xds import wire
+from agent.xds.ending import Ending, Kind
+from agent.xds.heap import HeapTrimmer, tune
+from agent.xds.session import Announcement
+from agent.xds.stream import Envoy, Handler, Stream
+from agent.xds.wire import Flavour
+
+log = logs.scope("xdsproxy")
+
+SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # How often Envoy pings is the operator's business; it must never cost the connection.
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class XdsProxy:
+    """Serves ADS on the unix socket. `handlers` take the types that the agent subscribes to itself; ValueError refuses.
+
+    `announcements`: what to tell the control plane on every stream after the subscriptions, and again when it changes.
+    """
+
+    def __init__(
+        self,
+        config: XdsConfig,
+        status: Latest[XdsStatus],
+        handlers: Mapping[str, Handler],
+        recorder: Recorder,
+        announcements: Latest[tuple[Announcement, ...]] | None = None,
+    ) -> None:
+        wanted = ((wire.NAME_TABLE, config.subscribe_names), (wire.TRUST_BUNDLE, config.subscribe_trust))
+        self._handlers = {type_url: handlers[type_url] for type_url, on in wanted if on}
+        self._config = config
+        self._status = status
+        self._recorder = recorder
+        self._announcements = announcements or Latest(())
+        self._trimmer = HeapTrimmer()
+        self._current: Stream | None = None
+        self._reported = ""  # the last failure that was recorded; an outage is one event, not one a second
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Bind the socket, open to everybody: Envoy may run as another user. Raises FatalError."""
+        tune()
+        path = self._config.socket_path
+        try:
+            _make_directory(os.path.dirname(path))
+            _remove_stale(path)
+            server = grpc.aio.server(handlers=(_Ads(self),), options=SERVER_OPTIONS)
+            server.add_insecure_port(f"unix:{path}")
+            os.chmod(path, 0o666)
+        except (OSError, RuntimeError) as e:
+            reason = e.strerror if isinstance(e, OSError) and e.strerror else _bind_reason(path, str(e))
+            raise FatalError(f"cannot serve Envoy's configuration on the unix socket {path}: {reason}") from e
+        await server.start()
+        self._server = server
+
+    async def run(self) -> None:
+        """Serve until cancelled. `start` comes first."""
+        if self._server is None:
+            raise RuntimeError("start() has not been called")
+        try:
+            await self._trimmer.run()
+            await self._server.wait_for_termination()
+        finally:
+            await self._server.stop(grace=0)
+
+    async def serve(self, flavour: Flavour, envoy: Envoy) -> None:
+        """One stream of Envoy's, from its first byte to its status. The stream before it, if any, ends well."""
+        stream = Stream(
+            flavour,
+            self._config,
+            self._handlers,
+            self._announcements,
+            self._recorder,
+            connected=lambda address: self._connected(stream, address),
+            relayed=self._trimmer.note,
+        )
+        if self._current:
+            self._current.end(Ending(by="the agent"))
+        self._current = stream
+        self._status.set(replace(self._status.value, connected=False, streams=self._status.value.streams + 1))
+        ending = Ending("CANCELLED", by="Envoy")
+        try:
+            ending = await stream.run(envoy)
+        except ExceptionGroup as e:
+            ending = Ending("INTERNAL", "the agent failed to relay the stream", by="the agent")
+            log.error("the relay of a stream failed: %s", e.exceptions[0], exc_info=e)
+        finally:
+            self._ended(stream, ending)
+        if ending.code != "OK":
+            envoy.set_code(grpc.StatusCode[ending.code])
+            envoy.set_details(ending.message)
+
+    def _connected(self, stream: Stream, address: str) -> None:
+        if stream is self._current:
+            self._reported = ""
+            self._status.set(replace(self._status.value, connected=True, endpoint=address, error=""))
+            self._recorder.record("xds", "connected", f"the control plane {address} answered", endpoint=address)
+
+    def _ended(self, stream: Stream, ending: Ending) -> None:
+        if stream is not self._current:
+            log.debug("a replaced stream has ended")
+            return
+        self._current = None
+        was_connected = self._status.value.connected
+        phrase = "" if ending.kind is Kind.GRACEFUL else str(ending)
+        self._status.set(replace(self._status.value, connected=False, error=phrase))
+        if not was_connected and phrase == self._reported:
+            log.debug("the stream ended again: %s", ending)
+            return
+        self._reported = phrase
+        level = logging.WARNING if ending.kind is Kind.ERROR else logging.INFO
+        sentence = f"the discovery stream was ended by {ending.by}: {ending}"
+        self._recorder.record("xds", "disconnected", sentence, level=level, code=ending.code)
+
+
+class _Ads(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """The two methods of the discovery service, without (de)serialisation: frames are bytes."""
+
+    def __init__(self, proxy: XdsProxy) -> None:
+        async def sotw(_: object, envoy: Envoy) -> None:
+            await proxy.serve(Flavour.SOTW, envoy)
+
+        async def delta(_: object, envoy: Envoy) -> None:
+            await proxy.serve(Flavour.DELTA, envoy)
+
+        self._methods = {
+            Flavour.SOTW.value: grpc.stream_stream_rpc_method_handler(sotw),
+            Flavour.DELTA.value: grpc.stream_stream_rpc_method_handler(delta),
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        return self._methods.get(details.method)
+
+
+def _make_directory(path: str) -> None:
+    """Like `mkdir -p -m 0750`, the missing parents included."""
+    if path and not os.path.isdir(path):
+        _make_directory(os.path.dirname(path))
+        os.mkdir(path, 0o750)
+
+
+def _remove_stale(path: str) -> None:
+    """Whatever lies where the socket goes, unless it is a directory. A link goes, its target stays."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(21, "a directory is in the way; remove it")
+    os.unlink(path)
+
+
+def _bind_reason(path: str, text: str) -> str:
+    if len(os.fsencode(path)) > 107:
+        return "the path is longer than the 107 bytes that unix sockets allow"
+    return text
