@@ -10,6 +10,8 @@ from typing import Any
 
 
 class Role(Enum):
+    """The first word of `proxy`; only sidecars capture DNS, merge application metrics and drain inbound only."""
+
     SIDECAR = "sidecar"
     ROUTER = "router"
     WAYPOINT = "waypoint"
@@ -74,6 +76,8 @@ class PeerConfig:
 
 @dataclass(frozen=True, slots=True)
 class IdentityConfig:
+    """The workload certificate: which key, from which CA, how long, renewed when, written where."""
+
     spiffe_id: str
     ca: PeerConfig
     ttl: float = 86400.0
@@ -90,13 +94,22 @@ class IdentityConfig:
 
 @dataclass(frozen=True, slots=True)
 class SdsConfig:
+    """The socket on which Envoy fetches secrets, and the files that may stand in for a CA."""
+
     socket_path: str = "./var/run/secrets/workload-spiffe-uds/socket"
     crl_file: str = "/var/run/secrets/istio/crl/ca-crl.pem"
     crl_enabled: bool = True
+    external: bool = False  # somebody else serves the workload certificate; this server has file resources only
+    cert_file: str = ""  # mounted files that are served as `default` and `ROOTCA` if they exist; "" = never
+    key_file: str = ""
+    root_file: str = ""
+    debounce: float = 0.1  # FILE_DEBOUNCE_DURATION
 
 
 @dataclass(frozen=True, slots=True)
 class XdsConfig:
+    """The ADS relay: Envoy's socket on one side, the control plane on the other."""
+
     socket_path: str
     plane: PeerConfig
     delta: bool = True
@@ -107,6 +120,8 @@ class XdsConfig:
 
 @dataclass(frozen=True, slots=True)
 class EnvoyConfig:
+    """How Envoy is run, watched, drained and restarted."""
+
     enabled: bool  # not DISABLE_ENVOY
     binary: str
     config_dir: str
@@ -127,13 +142,50 @@ class EnvoyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BootstrapConfig:
+    """What Envoy's bootstrap and command line need beyond the other sections."""
+
+    log_level: str = "warning"  # "" = do not pass one
+    component_log_level: str = ""
+    concurrency: int = 0  # 0 = as many threads as the machine has
+    flush_interval_ms: int = 1000
+    flush_min_size_kb: int | None = None
+    skip_deprecated_logs: bool = True
+    core_dump: bool = False
+    override: str = ""  # one line of JSON for --config-yaml
+    custom: Mapping[str, Any] | None = None  # a bootstrap to use instead of ours
+    service_name: str = "istio-proxy"
+    outlier_log_path: str = ""
+    sts_port: int = 0
+    host_ip: str = ""
+    dual_stack: bool = False
+    metadata_discovery: bool = False
+    secure_metrics_port: int = 0
+    secure_merged_metrics_port: int = 0
+    proxy_protocol: bool = False  # on the health listener
+    strip_fragment: bool = True
+    compliance: str = ""  # COMPLIANCE_POLICY
+    sds_socket_file: str = "socket"  # WORKLOAD_IDENTITY_SOCKET_FILE
+    external_sds: bool = False  # somebody else serves the workload certificate on that socket
+    credential_socket: bool = False  # somebody serves credentials on ./var/run/secrets/credential-uds/socket
+
+
+@dataclass(frozen=True, slots=True)
 class StatusConfig:
+    """The agent's own HTTP port."""
+
     port: int  # 0 = no status server
     grpc_bootstrap: str = ""
+    app_probes: Mapping[str, Any] = field(default_factory=dict)  # ISTIO_KUBE_APP_PROBERS, as parsed JSON
+    scrape: Mapping[str, Any] | None = None  # ISTIO_PROMETHEUS_ANNOTATIONS, as parsed JSON; sidecars only
+    local_metrics_only: bool = False  # METRICS_LOCALHOST_ACCESS_ONLY
+    merge_envoy_stats: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class DnsConfig:
+    """The DNS proxy."""
+
     enabled: bool = False
     address: str = "localhost:15053"
     resolv_conf: str = "/etc/resolv.conf"
@@ -141,10 +193,13 @@ class DnsConfig:
     proxy_domain: str = ""  # --domain
     parallel: bool = False
     timeout: float = 5.0
+    forward_early: bool = False  # answer from upstream before the first name table (root on port 53)
 
 
 @dataclass(frozen=True, slots=True)
 class GuardConfig:
+    """The redirect guard."""
+
     mode: GuardMode = GuardMode.OFF
     init_args: tuple[str, ...] = ()  # REDIRECT_ARGS: what the init container was given
     period: float = 5.0  # REDIRECT_GUARD_PERIOD
@@ -152,6 +207,8 @@ class GuardConfig:
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
+    """What is logged how and where; keys are scopes, values levels."""
+
     levels: Mapping[str, str] = field(default_factory=lambda: {"default": "info", "grpc": "none"})
     json: bool = False
     targets: tuple[str, ...] = ("stdout",)
@@ -160,6 +217,8 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
+    """Everything. Build it with `agent.config_load.load`."""
+
     node: NodeConfig
     identity: IdentityConfig | None  # None: certificates come from files or an external SDS server
     sds: SdsConfig
@@ -171,4 +230,5 @@ class AgentConfig:
     log: LogConfig
     proxy_config: Mapping[str, Any]  # the effective ProxyConfig, protobuf JSON names, durations as "45s"
     environ: Mapping[str, str] = field(repr=False, default_factory=dict)  # the process environment at start
-    envoy_args: tuple[str, ...] = ()  # everything after `-c <config>`
+    bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
+    warnings: tuple[str, ...] = ()  # what was ignored or replaced while reading; log once logging is set up

@@ -1,0 +1,414 @@
+"""Builds the AgentConfig from command line, environment and files (spec/agent.md 1)."""
+
+import os
+import stat
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from agent import netinfo, podinfo, proxyconfig
+from agent.cli.flags import PROXY, Parsed
+from agent.config import (
+    AgentConfig,
+    BootstrapConfig,
+    DnsConfig,
+    EnvoyConfig,
+    GuardConfig,
+    GuardMode,
+    LogConfig,
+    NodeConfig,
+    Role,
+    StatusConfig,
+    XdsConfig,
+)
+from agent.config_peers import Probe, Read, Trust
+from agent.durations import proto_nanos, proto_seconds
+from agent.environment import Environment
+from agent.errors import ConfigError
+from agent.socketprobe import speaks_http2
+
+LABELS, ANNOTATIONS = "./etc/istio/pod/labels", "./etc/istio/pod/annotations"
+LEVELS = ("debug", "info", "warn", "error", "fatal", "none")
+DNS_DEFAULT = "localhost:15053"
+PROXY_USER = (1337, 1337)
+
+InterfaceIps = Callable[[Collection[str]], tuple[str, ...]]
+
+
+def read_file(path: str) -> bytes | None:
+    """Content of a regular file, None if there is none; raises OSError if it is unreadable or a directory."""
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for its writer
+            return None
+        with open(path, "rb") as f:
+            return f.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def load(
+    role_args: Sequence[str],
+    environ: Mapping[str, str],
+    read: Read = read_file,
+    interface_ips: InterfaceIps = netinfo.interface_ips,
+    *,
+    probe_socket: Probe = speaks_http2,
+    resolve_udp: Callable[[str, int], str] = netinfo.resolve_udp,
+    uid: int | None = None,
+) -> AgentConfig:
+    """The configuration for `proxy ROLE_ARGS`; raises ConfigError with one sentence, or flags.HelpWanted.
+
+    `interface_ips(excluded interface names)` gives the machine's addresses; `probe_socket(path)` tells whether an
+    HTTP/2 server answers there; `resolve_udp(host, port)` gives `ip:port` or raises OSError.
+    """
+    args = PROXY.parse(role_args)
+    env = Environment(environ)
+    log = _log(args)
+    role = _role(args)
+    labels, annotations, has_podinfo = _podinfo(env, read)
+    node = _node(args, env, role, (labels, annotations, has_podinfo), interface_ips)
+    proxy = _proxy_config(args, env, annotations, read, resolve_udp)
+    trust = Trust(env, proxy, node, read, probe_socket)
+    dns, run_as = _dns(env, role, node, read, os.getuid() if uid is None else uid)
+    plane = trust.plane()
+    return AgentConfig(
+        node=node,
+        identity=trust.identity(),
+        sds=trust.sds(),
+        xds=XdsConfig(
+            socket_path=f"{proxy['configPath']}/XDS",
+            plane=plane,
+            delta=env.flag("ISTIO_DELTA_XDS", True) or role is Role.WAYPOINT,
+            subscribe_names=dns.enabled,
+            subscribe_trust=env.flag("PROXY_CONFIG_XDS_AGENT", False),
+        ),
+        envoy=_envoy(env, role, node, proxy, run_as),
+        status=_status(env, role, proxy),
+        dns=dns,
+        guard=_guard(env),
+        log=log,
+        proxy_config=proxy,
+        environ=environ,
+        bootstrap=_bootstrap(args, env, proxy, read, trust),
+        warnings=tuple(env.warnings),
+    )
+
+
+def _role(args: Parsed) -> Role:
+    word = args.words[0] if args.words else "sidecar"
+    try:
+        return Role(word)
+    except ValueError:
+        known = ", ".join(r.value for r in Role)
+        raise ConfigError(f"invalid proxy Type: {word} (the word after `proxy` must be one of {known})") from None
+
+
+def _log(args: Parsed) -> LogConfig:
+    return LogConfig(
+        levels={"default": "info", "grpc": "none", **_levels(args["log_output_level"], "--log_output_level")},
+        json=args["log_as_json"],
+        targets=args["log_target"],
+        stacktrace_levels=_levels(args["log_stacktrace_level"], "--log_stacktrace_level"),
+    )
+
+
+def _levels(text: str, flag: str) -> dict[str, str]:
+    out = {}
+    for entry in filter(None, text.split(",")):
+        scope, colon, level = entry.rpartition(":")
+        if level not in LEVELS or (colon and not scope):
+            raise ConfigError(f"{flag} {entry!r} is not usable: write scope:level with a level of {', '.join(LEVELS)}")
+        out[scope or "default"] = level
+    return out
+
+
+def _podinfo(env: Environment, read: Read) -> tuple[dict[str, str], dict[str, str], bool]:
+    found: list[dict[str, str] | None] = []
+    for path in (LABELS, ANNOTATIONS):
+        try:
+            data = read(path)
+            found.append(None if data is None else podinfo.parse(data))
+        except (OSError, ValueError) as e:
+            env.warn(f"{path} is ignored: {e}")
+            found.append(None)
+    return found[0] or {}, found[1] or {}, found[0] is not None
+
+
+def _node(
+    args: Parsed,
+    env: Environment,
+    role: Role,
+    pod: tuple[dict[str, str], dict[str, str], bool],
+    interface_ips: InterfaceIps,
+) -> NodeConfig:
+    labels, annotations, has_podinfo = pod
+    excluded = annotations.get("traffic.sidecar.istio.io/excludeInterfaces", "")
+    instance = netinfo.canonical_ip(env.text("INSTANCE_IP").strip())
+    ips = [instance] if instance else []
+    ips += [ip for ip in interface_ips({n.strip() for n in excluded.split(",")}) if ip not in ips]
+    namespace = env.text("POD_NAMESPACE")
+    return NodeConfig(
+        role=role,
+        ips=tuple(ips) or ("127.0.0.1", "::1"),
+        pod_name=env.text("POD_NAME"),
+        namespace=namespace,
+        service_account=env.text("SERVICE_ACCOUNT"),
+        domain=args["domain"] or f"{namespace}.svc.cluster.local",
+        cluster_id=env.text("ISTIO_META_CLUSTER_ID"),
+        trust_domain=env.text("TRUST_DOMAIN", "cluster.local"),
+        labels=labels,
+        annotations=annotations,
+        has_podinfo=has_podinfo,
+    )
+
+
+def _proxy_config(
+    args: Parsed,
+    env: Environment,
+    annotations: Mapping[str, str],
+    read: Read,
+    resolve_udp: Callable[[str, int], str],
+) -> dict[str, Any]:
+    config: dict[str, Any] = dict(proxyconfig.DEFAULTS)
+    for source, overlay in _layers(args["meshConfig"], env, annotations, read):
+        config = proxyconfig.merge(config, overlay, source)
+    if args["concurrency"]:
+        env.warn("--concurrency is legacy and overrides the proxy config: set concurrency there instead")
+        config["concurrency"] = args["concurrency"]
+    elif "concurrency" not in config and (limit := env.number("ISTIO_CPU_LIMIT", 0)):
+        config["concurrency"] = limit
+    if config.get("serviceCluster") == "":
+        config["serviceCluster"] = args["serviceCluster"]
+    proxyconfig.validate(config)
+    _check_stackdriver(config, env)
+    if statsd := config.get("statsdUdpAddress"):
+        try:
+            config["statsdUdpAddress"] = resolve_udp(*proxyconfig.split_address(statsd))
+        except OSError:
+            env.warn(f"statsdUdpAddress {statsd} does not resolve and is ignored: use a name that this machine knows")
+            del config["statsdUdpAddress"]
+    if address := annotations.get("sidecar.istio.io/discoveryAddress"):
+        config["discoveryAddress"] = address
+        proxyconfig.validate(config)
+    if (port := annotations.get("status.sidecar.istio.io/port")) is not None:
+        config["statusPort"] = int(port) if port.isascii() and port.isdigit() and int(port) < 65536 else 0
+        if not config["statusPort"]:
+            env.warn(f"status.sidecar.istio.io/port {port!r} disables the agent's status server")
+            del config["statusPort"]
+    return config
+
+
+def _layers(
+    mesh_path: str, env: Environment, annotations: Mapping[str, str], read: Read
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """(where it comes from, fields) in rising precedence."""
+    out: list[tuple[str, Mapping[str, Any]]] = []
+    try:
+        data = read(mesh_path)
+    except OSError as e:
+        raise ConfigError(f"cannot read the mesh config {mesh_path}: {e.strerror or e}; name a readable file") from None
+    if data:
+        source = f"defaultConfig of {mesh_path}"
+        overlay = proxyconfig.load_text(data.decode("utf-8", "replace"), mesh_path).get("defaultConfig") or {}
+        if not isinstance(overlay, dict):
+            raise ConfigError(f"{source} must be a mapping of fields")
+        out.append((source, overlay))
+    if text := env.text("PROXY_CONFIG"):
+        out.append(("PROXY_CONFIG", proxyconfig.load_text(text, "PROXY_CONFIG")))
+    if text := annotations.get("proxy.istio.io/config", ""):
+        out.append(
+            ("annotation proxy.istio.io/config", proxyconfig.load_text(text, "annotation proxy.istio.io/config"))
+        )
+    return out
+
+
+def _check_stackdriver(config: Mapping[str, Any], env: Environment) -> None:
+    project = env.text("GCP_METADATA").partition("|")[0]
+    if "stackdriver" in config.get("tracing", {}) and not project:
+        raise ConfigError("tracing.stackdriver needs a GCP project: set GCP_METADATA or choose another tracer")
+
+
+def _envoy(
+    env: Environment, role: Role, node: NodeConfig, proxy: Mapping[str, Any], run_as: tuple[int, int] | None
+) -> EnvoyConfig:
+    return EnvoyConfig(
+        enabled=not env.flag("DISABLE_ENVOY", False),
+        binary=proxy["binaryPath"],
+        config_dir=proxy["configPath"],
+        custom_config_file=proxy.get("customConfigFile", ""),
+        admin_port=proxy["proxyAdminPort"],
+        admin_host="::1" if node.all_v6 else "127.0.0.1",
+        status_port=env.number("ENVOY_STATUS_PORT", 15021),
+        stats_port=env.number("ENVOY_PROMETHEUS_PORT", 15090),
+        drain_duration=proto_seconds(proxy["drainDuration"]),
+        termination_drain_duration=proto_seconds(proxy.get("terminationDrainDuration", "5s")),
+        minimum_drain_duration=env.seconds("MINIMUM_DRAIN_DURATION", 5.0),
+        exit_on_zero_connections=env.flag("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", False),
+        grace_period=max(0.0, env.real("TERMINATION_GRACE_PERIOD_SECONDS", 0.0)),
+        inbound_only_drain=role is Role.SIDECAR,
+        restarts=max(0, env.number("ENVOY_RESTARTS", 5)),
+        restart_window=env.seconds("ENVOY_RESTART_WINDOW", 60.0),
+        run_as=run_as,
+    )
+
+
+def _status(env: Environment, role: Role, proxy: Mapping[str, Any]) -> StatusConfig:
+    scrape = _json_object(env, "ISTIO_PROMETHEUS_ANNOTATIONS")
+    return StatusConfig(
+        port=proxy.get("statusPort", 0),
+        grpc_bootstrap=env.text("GRPC_XDS_BOOTSTRAP", "etc/istio/proxy/grpc-bootstrap.json"),
+        app_probes=_json_object(env, "ISTIO_KUBE_APP_PROBERS") or {},
+        scrape=scrape if role is Role.SIDECAR else None,
+        local_metrics_only=env.flag("METRICS_LOCALHOST_ACCESS_ONLY", False),
+        merge_envoy_stats=env.flag("PILOT_AGENT_MERGE_ENVOY_STATS", True),
+    )
+
+
+def _json_object(env: Environment, name: str) -> dict[str, Any] | None:
+    import json
+
+    text = env.values.get(name)
+    if text is None or not text.strip():
+        return None
+    try:
+        data = json.loads(text)
+    except ValueError as e:
+        raise ConfigError(f"{name} is not JSON ({e}): it is written by the injector, inject the pod again") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{name} must be a JSON object, not a {type(data).__name__}: inject the pod again")
+    return data
+
+
+def _dns(
+    env: Environment, role: Role, node: NodeConfig, read: Read, uid: int
+) -> tuple[DnsConfig, tuple[int, int] | None]:
+    """The DNS section, and the user of Envoy if it must not be root (the agent is, to bind port 53)."""
+    enabled = (env.flag("ISTIO_META_DNS_CAPTURE", False) and role is Role.SIDECAR) or env.flag(
+        "ISTIO_META_ENABLE_DNS_SERVER", False
+    )
+    address = env.text("DNS_PROXY_ADDR") or DNS_DEFAULT
+    privileged = address.endswith(":53") and uid == 0
+    if enabled and address.endswith(":53") and uid != 0:
+        env.warn(f"DNS_PROXY_ADDR {address} needs root: {DNS_DEFAULT} is used instead")
+        address = DNS_DEFAULT
+    secondary = "/var/lib/istio/resolv.conf"
+    config = DnsConfig(
+        enabled=enabled,
+        address=address,
+        resolv_conf=secondary if privileged and read(secondary) is not None else "/etc/resolv.conf",
+        proxy_namespace=node.namespace,
+        proxy_domain=node.domain,
+        parallel=env.flag("DNS_FORWARD_PARALLEL", False),
+        timeout=env.seconds("DNS_FORWARD_TIMEOUT", 5.0),
+        forward_early=privileged,
+    )
+    return config, PROXY_USER if privileged else None
+
+
+def _guard(env: Environment) -> GuardConfig:
+    words = env.text("REDIRECT_ARGS")
+    mode = env.text("REDIRECT_GUARD") or ("apply" if words.strip() else "off")
+    if mode not in (m.value for m in GuardMode):
+        raise ConfigError(f"REDIRECT_GUARD {mode!r} is not usable: write off, detect or apply")
+    return GuardConfig(
+        mode=GuardMode(mode),
+        init_args=_shell_words(words, "REDIRECT_ARGS"),
+        period=max(0.1, env.seconds("REDIRECT_GUARD_PERIOD", 5.0)),
+    )
+
+
+def _shell_words(text: str, name: str) -> tuple[str, ...]:
+    if not text.strip():
+        return ()
+    import shlex
+
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as e:
+        raise ConfigError(f"{name} cannot be split into words ({e}): quote it as in a shell") from None
+
+
+def _bootstrap(args: Parsed, env: Environment, proxy: Mapping[str, Any], read: Read, trust: Trust) -> BootstrapConfig:
+    level, components = _envoy_levels(args, env)
+    flush = proxy.get("fileFlushInterval")
+    hbone = env.values.get("ISTIO_META_ENABLE_HBONE", proxy.get("proxyMetadata", {}).get("ISTIO_META_ENABLE_HBONE", ""))
+    return BootstrapConfig(
+        log_level=level,
+        component_log_level=components,
+        concurrency=max(0, proxy.get("concurrency", 0)),
+        flush_interval_ms=proto_nanos(flush) // 1_000_000 if flush else 1000,
+        flush_min_size_kb=proxy.get("fileFlushMinSizeKb"),
+        skip_deprecated_logs=env.flag("ENVOY_SKIP_DEPRECATED_LOGS", True),
+        core_dump=env.flag("ISTIO_ENVOY_ENABLE_CORE_DUMP", False),
+        override=_override(env, read),
+        custom=_custom(args, env, proxy, read),
+        service_name=args["serviceCluster"],
+        outlier_log_path=args["outlierLogPath"],
+        sts_port=args["stsPort"],
+        host_ip=env.text("HOST_IP"),
+        dual_stack=env.flag("ISTIO_DUAL_STACK", False),
+        metadata_discovery=env.flag("PEER_METADATA_DISCOVERY", hbone in ("1", "t", "T", "TRUE", "true", "True")),
+        secure_metrics_port=env.number("ENVOY_SECURE_METRICS_PORT", 0),
+        secure_merged_metrics_port=env.number("ENVOY_SECURE_MERGED_METRICS_PORT", 0),
+        proxy_protocol=env.flag("ENVOY_STATUS_PORT_ENABLE_PROXY_PROTOCOL", False),
+        strip_fragment=env.flag("HTTP_STRIP_FRAGMENT_FROM_PATH_UNSAFE_IF_DISABLED", True),
+        compliance=env.text("COMPLIANCE_POLICY"),
+        sds_socket_file=trust.socket_file,
+        external_sds=trust.external_sds,
+        credential_socket=trust.credential_socket,
+    )
+
+
+def _envoy_levels(args: Parsed, env: Environment) -> tuple[str, str]:
+    """(level, components) from --proxyLogLevel, which may carry both; the last bare level wins."""
+    level, components = "", []
+    for entry in args["proxyLogLevel"].split(","):
+        if entry.count(":") == 1:
+            components.append(entry)
+        elif ":" in entry:
+            env.warn(f"--proxyLogLevel: {entry!r} is ignored, write component:level")
+        elif entry:
+            level = entry
+    return level, ",".join(components) or args["proxyComponentLogLevel"]
+
+
+def _override(env: Environment, read: Read) -> str:
+    """ISTIO_BOOTSTRAP_OVERRIDE as one line of JSON; a file that cannot be used is a warning."""
+    path = env.text("ISTIO_BOOTSTRAP_OVERRIDE")
+    if not path:
+        return ""
+    import json
+
+    try:
+        data = read(path)
+        if data is None:
+            raise ConfigError("it does not exist")
+        text = data.decode()
+        host = env.text("HOST_IP")
+        if ":" in host:
+            text = text.replace("[$(HOST_IP)]", f"[{host}]").replace("$(HOST_IP)", f"[{host}]")
+        parsed = proxyconfig.load_text(text.replace("$(HOST_IP)", host), path)
+    except (OSError, UnicodeDecodeError, ConfigError) as e:
+        env.warn(f"ISTIO_BOOTSTRAP_OVERRIDE {path} is ignored: {e}")
+        return ""
+    return json.dumps(parsed, separators=(",", ":"), ensure_ascii=False)
+
+
+def _custom(args: Parsed, env: Environment, proxy: Mapping[str, Any], read: Read) -> Mapping[str, Any] | None:
+    """A bootstrap of the user's own. Go templates cannot be honoured; a plain file is taken as it is."""
+    path = env.text("ISTIO_BOOTSTRAP") or proxy.get("proxyBootstrapTemplatePath", "") or args["templateFile"]
+    if not path or proxy.get("customConfigFile"):
+        return None
+    try:
+        data = read(path)
+    except OSError as e:
+        raise ConfigError(f"cannot read the bootstrap {path}: {e.strerror or e}") from None
+    if data is None:
+        raise ConfigError(f"the bootstrap {path} does not exist: create it or unset ISTIO_BOOTSTRAP and --templateFile")
+    text = data.decode("utf-8", "replace")
+    if "{{" in text:
+        raise ConfigError(
+            f"the bootstrap {path} is a Go template, which this agent cannot fill in: "
+            "use ISTIO_BOOTSTRAP_OVERRIDE or a plain file"
+        )
+    return proxyconfig.load_text(text, path)

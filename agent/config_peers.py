@@ -1,0 +1,245 @@
+"""How to reach the control plane and the CA: addresses, names, roots, client certificates (spec/agent.md 2.3, 2.6)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.config import IdentityConfig, NodeConfig, PeerConfig, SdsConfig
+from agent.environment import Environment
+from agent.errors import ConfigError, FatalError
+from agent.proxyconfig import split_address
+
+ISTIOD = "istiod.istio-system.svc"
+CONFIGMAP_ROOT = "./var/run/secrets/istio/root-cert.pem"
+CERTS_DIR = "./etc/certs"
+SPIFFE_DIR = "./var/run/secrets/workload-spiffe-credentials"
+SOCKET_DIR = "./var/run/secrets/workload-spiffe-uds"
+FILES_SOCKET = "./var/run/secrets/credential-uds/files-socket"
+CREDENTIAL_SOCKET = "./var/run/secrets/credential-uds/socket"
+
+Read = Callable[[str], bytes | None]
+Probe = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """One certificate chain, its key and the roots that go with it."""
+
+    cert: str
+    key: str
+    root: str
+
+    def __iter__(self) -> Any:
+        return iter((self.cert, self.key, self.root))
+
+
+def _triple(directory: str, gke: bool = False) -> Files:
+    names = ("certificates", "private_key", "ca_certificates") if gke else ("cert-chain", "key", "root-cert")
+    return Files(*(f"{directory}/{name}.pem" for name in names))
+
+
+class Trust:
+    """Decides, from the environment and the files that exist at start, who is trusted and what is shown to whom."""
+
+    def __init__(self, env: Environment, proxy: Mapping[str, Any], node: NodeConfig, read: Read, probe: Probe) -> None:
+        self.env = env
+        self.proxy = proxy
+        self.node = node
+        self.read = read
+        self.provisioned = env.text("PROV_CERT")
+        self.output = env.text("OUTPUT_CERTS")
+        self.file_mounted = env.flag("FILE_MOUNTED_CERTS", False)
+        self.provider = env.text("PILOT_CERT_PROVIDER", "istiod")
+        self.plaintext = proxy.get("controlPlaneAuthPolicy") != "MUTUAL_TLS"
+        self.mounted = _triple(CERTS_DIR)
+        self._choose_mounted()
+        if self.provisioned and self.file_mounted:
+            raise ConfigError("PROV_CERT and FILE_MOUNTED_CERTS exclude each other: unset one of them")
+        self.socket_file = env.text("WORKLOAD_IDENTITY_SOCKET_FILE", "socket")
+        self.external_sds = self._external_sds(probe)
+        self.credential_socket = probe(CREDENTIAL_SOCKET)
+
+    def _exists(self, path: str) -> bool:
+        try:
+            return self.read(path) is not None
+        except OSError as e:
+            raise ConfigError(f"cannot read {path}: {e.strerror or e}; make it readable for the agent's user") from None
+
+    def _choose_mounted(self) -> None:
+        ca_provider = self.env.text("CA_PROVIDER", "Citadel")
+        if ca_provider not in ("", "Citadel", "GkeWorkloadCertificate"):
+            raise ConfigError(f"CA_PROVIDER {ca_provider!r} is not supported: use Citadel or GkeWorkloadCertificate")
+        gke = ca_provider == "GkeWorkloadCertificate"
+        files = _triple(SPIFFE_DIR, gke)
+        missing = [path for path in files if not self._exists(path)]
+        if gke and (missing or self.provisioned):
+            reason = f"{missing[0]} does not exist" if missing else "PROV_CERT is set"
+            raise ConfigError(f"CA_PROVIDER=GkeWorkloadCertificate cannot be used: {reason}")
+        if not missing:
+            self.mounted, self.file_mounted = files, True
+
+    def _external_sds(self, probe: Probe) -> bool:
+        name = self.socket_file
+        if not name or "/" in name or name in (".", ".."):
+            raise ConfigError(f"WORKLOAD_IDENTITY_SOCKET_FILE must be a bare file name, not {name!r}")
+        alive = probe(f"{SOCKET_DIR}/{name}")
+        if not alive and name != "socket":
+            raise ConfigError(
+                f"no SDS server answers on {SOCKET_DIR}/{name}: start it first or unset WORKLOAD_IDENTITY_SOCKET_FILE"
+            )
+        return alive
+
+    def _serves_mounted(self) -> bool:
+        """Whether mounted files stand in for the CA. Our own output must not, or it would never be renewed."""
+        return not self.output or _clean(self.output) != _clean(self.mounted.cert.rpartition("/")[0])
+
+    def plane(self) -> PeerConfig:
+        """The control plane."""
+        address = self.proxy["discoveryAddress"]
+        key, cert = "", ""
+        if self.provisioned:
+            key, cert = f"{self.provisioned}/key.pem", f"{self.provisioned}/cert-chain.pem"
+        elif self.file_mounted:
+            metadata = self.proxy.get("proxyMetadata", {})
+            key = metadata.get("ISTIO_META_TLS_CLIENT_KEY", "")
+            cert = metadata.get("ISTIO_META_TLS_CLIENT_CERT_CHAIN", "")
+        return PeerConfig(
+            addresses=(address,),
+            plaintext=self.plaintext,
+            root_file="" if self.plaintext else self._plane_root(),
+            server_name=self.env.text("ISTIOD_SAN") or _server_name(address),
+            key_file=key,
+            cert_file=cert,
+            headers=_headers(self.env.values, "XDS_HEADER_"),
+            **self._common(),
+        )
+
+    def certificate_authority(self) -> PeerConfig | None:
+        """The CA, or None when certificates come from files or from an external SDS server."""
+        if self.file_mounted or self.external_sds:
+            return None
+        if self._serves_mounted() and all(self._exists(path) for path in self.mounted):
+            return None
+        address = self.env.text("CA_ADDR") or self.proxy["discoveryAddress"]
+        try:
+            split_address(address)
+        except ValueError as e:
+            raise ConfigError(f"CA_ADDR {address!r} is not usable: {e}, such as {ISTIOD}:15012") from None
+        plaintext = address.endswith(":15010")
+        if plaintext:
+            self.env.warn(f"the CA at {address} is reached without encryption: use port 15012")
+        # The name override was made for the control plane: a CA elsewhere has its own name.
+        override = "" if self.env.text("CA_ADDR") else self.env.text("ISTIOD_SAN")
+        return PeerConfig(
+            addresses=(address,),
+            plaintext=plaintext,
+            root_file="" if plaintext else self._ca_root(),
+            server_name=override or _server_name(address),
+            key_file=f"{self.provisioned}/key.pem" if self.provisioned else "",
+            cert_file=f"{self.provisioned}/cert-chain.pem" if self.provisioned else "",
+            headers=_headers(self.env.values, "CA_HEADER_"),
+            **self._common(),
+        )
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "cluster_id": self.node.cluster_id,
+            "keepalive_interval": self.env.seconds("GRPC_KEEPALIVE_INTERVAL", 30.0),
+            "keepalive_timeout": self.env.seconds("GRPC_KEEPALIVE_TIMEOUT", 10.0),
+        }
+
+    def _plane_root(self) -> str:
+        explicit = self.env.text("XDS_ROOT_CA")
+        if explicit == "SYSTEM":
+            return ""
+        if explicit:
+            return self._required(explicit, "XDS_ROOT_CA")
+        if self._exists(f"{CERTS_DIR}/root-cert.pem"):
+            return f"{CERTS_DIR}/root-cert.pem"
+        if self.provisioned:
+            return f"{self.provisioned}/root-cert.pem"  # on a VM it may appear later
+        if self.file_mounted:
+            path = self.proxy.get("proxyMetadata", {}).get("ISTIO_META_TLS_CLIENT_ROOT_CERT", "")
+            return self._required(path, "proxyMetadata ISTIO_META_TLS_CLIENT_ROOT_CERT")
+        return self._default_root("the control plane")
+
+    def _ca_root(self) -> str:
+        explicit = self.env.text("CA_ROOT_CA")
+        if explicit == "SYSTEM":
+            return ""
+        if explicit:
+            return self._required(explicit, "CA_ROOT_CA")
+        if self.provider == "custom":
+            return self._required(f"{CERTS_DIR}/root-cert.pem", "PILOT_CERT_PROVIDER=custom")
+        if self.provisioned:
+            path = f"{self.provisioned}/root-cert.pem"
+            if not self._exists(path):
+                raise FatalError(f"PROV_CERT: {path} does not exist: put the root certificate of the CA there")
+            return path
+        return self._default_root("the CA")
+
+    def _default_root(self, peer: str) -> str:
+        if self.provider == "none":
+            raise ConfigError(f"PILOT_CERT_PROVIDER=none leaves {peer} without a root certificate: name one")
+        return self._required(CONFIGMAP_ROOT, f"the root certificate of {peer}")
+
+    def _required(self, path: str, what: str) -> str:
+        if not path or not self._exists(path):
+            raise ConfigError(f"{what}: root certificate file {path or '(not set)'} does not exist: mount it there")
+        return path
+
+    def identity(self) -> IdentityConfig | None:
+        """The section of the certificate manager, or None if there is nothing for it to do."""
+        fetcher = self.env.text("CREDENTIAL_FETCHER_TYPE", "JWT")
+        if fetcher not in ("", "JWT", "GoogleComputeEngine", "Mock"):
+            raise ConfigError(f"CREDENTIAL_FETCHER_TYPE {fetcher!r} is not supported: use JWT")
+        if fetcher not in ("", "JWT"):
+            self.env.warn(f"CREDENTIAL_FETCHER_TYPE={fetcher} is not implemented; the token file is used")
+        ca = self.certificate_authority()
+        if ca is None:
+            return None
+        algorithm = self.env.text("ECC_SIGNATURE_ALGORITHM")
+        if algorithm not in ("", "ECDSA"):
+            raise ConfigError(f"ECC_SIGNATURE_ALGORITHM {algorithm!r} is not supported: use ECDSA or leave it empty")
+        defaults = IdentityConfig(spiffe_id=self.node.spiffe_id, ca=ca)
+        return replace(
+            defaults,
+            ttl=self.env.seconds("SECRET_TTL", defaults.ttl),
+            grace_ratio=self.env.real("SECRET_GRACE_PERIOD_RATIO", defaults.grace_ratio),
+            grace_jitter=self.env.real("SECRET_GRACE_PERIOD_RATIO_JITTER", defaults.grace_jitter),
+            rsa_key_size=self.env.number("WORKLOAD_RSA_KEY_SIZE", defaults.rsa_key_size),
+            ecdsa=algorithm == "ECDSA",
+            curve="P384" if self.env.text("ECC_CURVE", "P256") == "P384" else "P256",
+            pkcs8=self.env.flag("PKCS8_KEY", False),
+            cert_signer=self.env.text("ISTIO_META_CERT_SIGNER"),
+            output_dir=self.output,
+            output_mode=0o644 if self.env.text("KUBERNETES_SERVICE_HOST") else 0o600,
+        )
+
+    def sds(self) -> SdsConfig:
+        """The section of the SDS server."""
+        mounted = self.mounted if self._serves_mounted() else Files("", "", "")
+        return SdsConfig(
+            socket_path=FILES_SOCKET if self.external_sds else f"{SOCKET_DIR}/{self.socket_file}",
+            crl_enabled=self.env.flag("PILOT_ENABLE_CA_CRL", True),
+            external=self.external_sds,
+            cert_file=mounted.cert,
+            key_file=mounted.key,
+            root_file=mounted.root,
+            debounce=self.env.seconds("FILE_DEBOUNCE_DURATION", 0.1),
+        )
+
+
+def _server_name(address: str) -> str:
+    host = split_address(address)[0]
+    return ISTIOD if "localhost" in host else host
+
+
+def _headers(environ: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {name[len(prefix) :]: value for name, value in environ.items() if name.startswith(prefix) and name != prefix}
+
+
+def _clean(path: str) -> str:
+    import os
+
+    return os.path.normpath(path)
