@@ -1,4 +1,4 @@
-"""ProxyConfig: parsing its text, merging its layers, refusing what cannot work. Pure; values spelled as in protobuf JSON."""
+"""ProxyConfig: parsing its text, merging its layers, refusing what cannot work. Pure; protobuf JSON spelling."""
 
 from collections.abc import Mapping
 from typing import Any

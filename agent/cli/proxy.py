@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from agent import config_load, logs
+from agent.cli.flags import HelpWanted
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -12,7 +13,11 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     began = time.monotonic()
     # Nothing becomes garbage while modules are imported; the app turns collection on again.
     gc.disable()
-    config = config_load.load(argv, environ)
+    try:
+        config = config_load.load(argv, environ)
+    except HelpWanted as wanted:
+        print(wanted)
+        return 0
     logs.configure(config.log.levels, config.log.json, config.log.targets)
     log = logs.scope("default")
     for warning in config.warnings:
