@@ -14,7 +14,7 @@ import time
 import grpc
 import grpc.aio
 
-from agent import logs
+from agent import logs, pem
 from agent.config import PeerConfig
 from agent.errors import AttemptError
 
@@ -31,7 +31,6 @@ OS_BUNDLES = (
     "/usr/local/etc/ssl/cert.pem",
     "/etc/ssl/certs/ca-certificates",
 )
-CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 async def open_channel(
@@ -91,7 +90,7 @@ def read_roots(root_file: str) -> bytes:
     except OSError as e:
         raise AttemptError("root_file", f"cannot read the root certificates {path}: {e.strerror or e}") from e
     # One bad block would make the TLS library drop the whole bundle.
-    blocks = [block for block in CERTIFICATE.findall(data) if _parses(block)]
+    blocks = [block for block in pem.certificates(data) if _parses(block)]
     if not blocks:
         raise AttemptError(
             "root_file", f"{path} holds no PEM certificate; it must hold the root of the server's certificate"
@@ -208,13 +207,15 @@ def explain(peer: PeerConfig, address: str, details: str) -> str:
     text = " ".join(details.split())
     roots = peer.root_file or os_bundle() or "the operating system's roots"
     if "Hostname Verification" in text:
-        return f"{address} shows a certificate whose names do not include {peer.server_name or host_of(address)}"
+        name = peer.server_name or host_of(address)
+        return f"{address} shows a certificate that is not for {name}; correct the address or the name to expect"
     if "certificate has expired" in text:
         return f"the certificate of {address} (or one of its issuers) has expired"
     if "certificate is not yet valid" in text:
         return f"the certificate of {address} is not valid yet; compare the clocks of both machines"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return f"the certificate of {address} does not chain to the roots in {roots}"
+    # BAD_SIGNATURE: a root of the same name with another key.
+    if "CERTIFICATE_VERIFY_FAILED" in text or "BAD_SIGNATURE" in text:
+        return f"the certificate of {address} does not chain to the roots in {roots}; its own root belongs there"
     if "WRONG_VERSION_NUMBER" in text:
         return f"{address} does not speak TLS"
     if "lookup failed" in text or "DNS resolution failed" in text or "errors resolving" in text:

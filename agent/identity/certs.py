@@ -1,0 +1,209 @@
+"""Certificate requests, and the verification that every answer passes before anybody sees it.
+
+Nothing here reads files or clocks: PEM in, PEM or `Secret` out, `now` in epoch seconds.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+from agent import pem
+from agent.errors import AttemptError
+from agent.model import Secret
+
+# What cryptography raises for certificates that it cannot read, partly only when a field is looked at.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+# No mesh has longer paths; the limit bounds the work that a hostile chain can cause.
+MAX_PATH = 8
+MAX_SIGNATURE_CHECKS = 64
+
+
+def request(key_pem: bytes, identity: str) -> bytes:
+    """A certificate request (PEM) with the subject `O=""` and one critical URI name, as istiod compares them.
+
+    Raises ValueError if `identity` is not ASCII.
+    """
+    key = serialization.load_pem_private_key(key_pem, None)
+    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        raise ValueError("the private key is neither RSA nor ECDSA")
+    large = isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256
+    empty = x509.NameAttribute(
+        NameOID.ORGANIZATION_NAME, "", _type=x509.name._ASN1Type.PrintableString, _validate=False
+    )
+    builder = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([empty]))
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), critical=True)
+    )
+    return builder.sign(key, hashes.SHA384() if large else hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def join(elements: Iterable[str | bytes]) -> bytes:
+    """The elements one after the other, each but the last ended by a newline."""
+    encoded = [e.encode() if isinstance(e, str) else e for e in elements]
+    return b"".join(e if e.endswith(b"\n") else e + b"\n" for e in encoded[:-1]) + b"".join(encoded[-1:])
+
+
+def parse_chain(text: bytes) -> list[x509.Certificate]:
+    """Every certificate of a PEM text, in order. Raises ValueError if one block does not parse or there is none."""
+    found = [x509.load_pem_x509_certificate(block) for block in pem.certificates(text)]
+    if not found or len(found) != text.count(pem.BEGIN):
+        raise ValueError("a certificate is missing or cut short")
+    return found
+
+
+def parse_roots(text: bytes) -> list[x509.Certificate]:
+    """The certificates of a PEM bundle that parse; the others are left out. An empty list if none does."""
+    found = []
+    for block in pem.certificates(text):
+        try:
+            found.append(x509.load_pem_x509_certificate(block))
+        except UNREADABLE:
+            continue
+    return found
+
+
+def merge_roots(*bundles: bytes) -> bytes:
+    """One bundle of all parsable certificates: each once, sorted as text, joined by newlines, none at the end."""
+    blocks = {c.public_bytes(serialization.Encoding.PEM).strip() for bundle in bundles for c in parse_roots(bundle)}
+    return b"\n".join(sorted(blocks))
+
+
+def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) -> Secret:
+    """The CA's answer [leaf, intermediates..., roots] as a Secret that is safe to use, else AttemptError.
+
+    Reasons: `empty_chain`, `bad_chain`, `wrong_key`, `wrong_identity`, `not_yet_valid`, `expired`, `untrusted`.
+    """
+    if len(elements) < 2:
+        sentence = f"the CA answered with {len(elements)} certificates; a leaf and its root are the least"
+        raise AttemptError("empty_chain", sentence)
+    encoded = [e.encode() for e in elements]
+    try:
+        chain = [c for element in encoded[:-1] for c in parse_chain(element)]
+    except UNREADABLE as e:
+        raise AttemptError("bad_chain", f"the CA's answer cannot be parsed: {e}") from e
+    roots = parse_roots(encoded[-1])
+    if not roots:
+        raise AttemptError("bad_chain", "the CA's answer ends with no certificate that could be the root")
+    leaf = chain[0]
+    try:
+        _check_leaf(leaf, key_pem, now)
+        identity = leaf_identity(leaf)
+        if not identity_matches(requested, identity):
+            raise AttemptError("wrong_identity", f"the CA issued for {identity} instead of {requested}")
+        _check_path(leaf, chain[1:], roots, now)
+    except UNREADABLE as e:
+        raise AttemptError("bad_chain", f"the CA's answer cannot be used: {e}") from e
+    return Secret(
+        chain=join(encoded),
+        key=key_pem,
+        roots=merge_roots(encoded[-1]),
+        identity=identity,
+        not_before=leaf.not_valid_before_utc.timestamp(),
+        not_after=leaf.not_valid_after_utc.timestamp(),
+        created=now,
+        serial=f"{leaf.serial_number:x}",
+    )
+
+
+def _check_leaf(leaf: x509.Certificate, key_pem: bytes, now: float) -> None:
+    key = serialization.load_pem_private_key(key_pem, None)
+    if leaf.public_key() != key.public_key():
+        raise AttemptError("wrong_key", "the CA's certificate belongs to another key than the one of the request")
+    _check_time(leaf, now, "the CA's certificate")
+
+
+def _check_time(certificate: x509.Certificate, now: float, what: str) -> None:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now >= end.timestamp():
+        raise AttemptError("expired", f"{what} expired at {_stamp(end)}; compare the clocks of this host and the CA")
+    if now < begin.timestamp():
+        sentence = f"{what} is valid only from {_stamp(begin)} on; compare the clocks of this host and the CA"
+        raise AttemptError("not_yet_valid", sentence)
+
+
+def _stamp(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def leaf_identity(leaf: x509.Certificate) -> str:
+    """The one SPIFFE URI of the certificate. Raises AttemptError(`wrong_identity`) if it has none or several URIs."""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except x509.ExtensionNotFound:
+        uris = []
+    if len(uris) != 1 or not uris[0].startswith("spiffe://"):
+        raise AttemptError(
+            "wrong_identity", f"the CA's certificate names {len(uris)} URIs; it must name one SPIFFE URI"
+        )
+    return uris[0]
+
+
+def identity_matches(requested: str, issued: str) -> bool:
+    """Whether `issued` is what was asked for; an empty part of the request (trust domain, ...) leaves it to the CA."""
+    want, have = requested.split("/"), issued.split("/")
+    return len(want) == len(have) and all(w in ("", h) for w, h in zip(want, have, strict=True))
+
+
+def _check_path(
+    leaf: x509.Certificate, intermediates: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], now: float
+) -> None:
+    """Raises AttemptError(`untrusted`) unless signatures lead from the leaf over valid CA certificates to a root."""
+    anchors = {c.fingerprint(hashes.SHA256()): c for c in roots}
+    others = {c.fingerprint(hashes.SHA256()): c for c in intermediates}
+    by_subject: dict[bytes, list[tuple[bytes, x509.Certificate]]] = {}
+    for mark, candidate in {**anchors, **others}.items():
+        by_subject.setdefault(candidate.subject.public_bytes(), []).append((mark, candidate))
+    checks = 0
+    seen: set[bytes] = set()
+    level = [leaf]
+    problem = "no certificate in it issued the leaf"
+    for depth in range(MAX_PATH):
+        above = []
+        for certificate in level:
+            for mark, candidate in by_subject.get(certificate.issuer.public_bytes(), []):
+                if mark in seen:
+                    continue
+                checks += 1
+                if checks > MAX_SIGNATURE_CHECKS:
+                    raise AttemptError("untrusted", "the CA's chain has too many certificates of one name to verify")
+                if reason := _cannot_issue(certificate, candidate, depth, now):
+                    problem = reason
+                elif mark in anchors:
+                    return
+                else:
+                    seen.add(mark)
+                    above.append(candidate)
+        level = above
+    raise AttemptError("untrusted", f"the CA's certificate does not chain to the root that came with it: {problem}")
+
+
+def _cannot_issue(certificate: x509.Certificate, issuer: x509.Certificate, depth: int, now: float) -> str:
+    """Why `issuer` is no issuer of `certificate`, `depth` CA certificates above the leaf; "" if it is."""
+    try:
+        basic = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        basic = None
+    if basic is None or not basic.ca or (basic.path_length is not None and basic.path_length < depth):
+        return "the issuer may not issue certificates"
+    try:
+        _check_time(issuer, now, "the issuer")
+        certificate.verify_directly_issued_by(issuer)
+    except AttemptError as e:
+        return str(e)
+    except (*UNREADABLE, InvalidSignature):
+        return "a signature is wrong"
+    return ""

@@ -1,0 +1,53 @@
+"""OUTPUT_CERTS: the certificate in use as files, for programs that are not Envoy."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from agent.model import Secret
+
+NAMES = ("root-cert.pem", "key.pem", "cert-chain.pem")
+
+
+def write(directory: str, secret: Secret, mode: int) -> list[str]:
+    """Write root, key and chain atomically, each only if its content changed. Returns the names written.
+
+    New content is complete before the first rename: key and chain change within one rename of each other.
+    Raises OSError.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o755 if mode & 0o044 else 0o700)
+    contents = dict(zip(NAMES, (secret.roots, secret.key, secret.chain), strict=True))
+    staged: list[tuple[Path, Path]] = []
+    try:
+        for name, content in contents.items():
+            target = folder / name
+            if _read(target) == content:
+                continue
+            temporary = folder / f"{name}.tmp.{os.getpid()}"
+            staged.append((temporary, target))
+            _create(temporary, content, mode)
+        for temporary, target in staged:
+            os.replace(temporary, target)
+    except OSError:
+        for temporary, _ in staged:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        raise
+    return [target.name for _, target in staged]
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _create(path: Path, content: bytes, mode: int) -> None:
+    """A new file that nobody else can open before its mode is right."""
+    with contextlib.suppress(FileNotFoundError):  # left behind by a crash
+        path.unlink()
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+        os.fchmod(f.fileno(), mode)
+        f.write(content)

@@ -1,0 +1,73 @@
+"""When to renew a certificate, and what to do about failures and clocks that jump. Seconds; the caller brings time."""
+
+from dataclasses import dataclass
+
+from agent.backoff import Backoff
+
+# Before the first certificate exists a pod waits for it: ask soon, then less often.
+FIRST = Backoff(initial=0.5, cap=60.0, factor=1.5, jitter=0.5)
+RENEW = Backoff(initial=1.0, cap=60.0, factor=2.0, jitter=0.2)
+# Nothing valid is left: every second is an outage, but a returning CA must survive all its clients.
+EXPIRED = Backoff(initial=0.5, cap=10.0, factor=2.0, jitter=0.3)
+SOONEST = 0.1  # after a failure
+EARLIEST = 0.5  # after a success: a grace ratio of 1 means "renew at once", and the CA must survive it
+JUMP = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One instant on both clocks: `wall` can be set and runs through suspend, `mono` cannot and does not."""
+
+    wall: float
+    mono: float
+
+
+def delay(created: float, expires: float, now: float, ratio: float, jitter: float, random: float) -> float:
+    """Seconds until renewal: `ratio` ± `jitter` of the lifetime is left then. `random` is uniform in [-1, 1).
+
+    `created` is the local time of receipt: CAs backdate not_before.
+    """
+    left = min(1.0, max(0.0, ratio + jitter * random))
+    return max(0.0, expires - left * (expires - created) - now)
+
+
+def retry(failures: int, remaining: float | None, random: float) -> float:
+    """Seconds to wait after failure number `failures` (1 = the first) in a row.
+
+    `remaining` validity of the certificate in use, None if there never was one; `random` is uniform in [0, 1).
+    """
+    attempt = max(0, failures - 1)
+    if remaining is None:
+        return FIRST.delay(attempt, random)
+    if remaining <= 0:
+        return EXPIRED.delay(attempt, random)
+    return max(SOONEST, min(RENEW.delay(attempt, random), remaining / 10))
+
+
+def patience(remaining: float | None, longest: float) -> float:
+    """The deadline of one call to the CA: a call that hangs must leave time for others before expiry."""
+    if remaining is None or remaining <= 0:
+        return longest
+    return min(longest, max(1.0, remaining / 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A renewal date on both clocks; whichever comes first counts, so that no clock change can delay it."""
+
+    wall: float
+    mono: float
+
+    @classmethod
+    def after(cls, seconds: float, now: Moment) -> "Due":
+        return cls(now.wall + seconds, now.mono + seconds)
+
+    def left(self, now: Moment) -> float:
+        """Seconds until it is due, 0 when it is."""
+        return max(0.0, min(self.wall - now.wall, self.mono - now.mono))
+
+
+def jumped(before: Moment, after: Moment) -> float:
+    """Seconds by which the wall clock left the monotonic one (set by hand, or resume from suspend); 0 if it did not."""
+    drift = (after.wall - before.wall) - (after.mono - before.mono)
+    return drift if abs(drift) >= JUMP else 0.0

@@ -1,0 +1,160 @@
+"""Certificates that somebody mounts: `file-cert:<certificate>~<key>`, `file-root:<path>`, `file-root:system`.
+
+The content of every subscribed name is compared twice a second; a file that is gone, half-written or does not match its
+key changes nothing: the last good content stays until a better one parses.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from agent import logs, pem
+from agent.peer import os_bundle
+from agent.sds import resources
+
+log = logs.scope("cache")
+
+POLL = 0.5
+MAX_SIZE = 16 << 20
+KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----[A-Za-z0-9+/=\s:,-]*?-----END \1-----")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What the files of one name held when they were last good."""
+
+    version: str
+    chain: bytes = b""
+    key: bytes = field(default=b"", repr=False)
+    roots: bytes = b""
+
+
+class Unusable(Exception):
+    """One phrase: which file and why."""
+
+
+def paths(name: str) -> tuple[str, ...] | None:
+    """The files behind a resource name: (certificate, key) or (root,); None if it is not about files."""
+    if pair := resources.file_pair(name):
+        return pair
+    root = resources.file_root(name)
+    if root is None:
+        return None
+    return (os_bundle() if root == "system" else root,)
+
+
+def load(files: tuple[str, ...]) -> Content:
+    """Read and check a pair or a root. Raises Unusable."""
+    data = [_read(path) for path in files]
+    version = hashlib.sha256(b"\0".join(data)).hexdigest()[:32]
+    if len(files) == 1:
+        return Content(version, roots=_roots(files[0], data[0]))
+    _check_pair(files, data[0], data[1])
+    return Content(version, chain=data[0], key=data[1])
+
+
+def _read(path: str) -> bytes:
+    if not path:
+        raise Unusable("the resource name holds no path")
+    try:
+        # A pipe must not block the loop.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
+            status = os.fstat(f.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SIZE:
+                raise Unusable(f"{path} is no regular file of at most {MAX_SIZE >> 20} MiB")
+            data = f.read(MAX_SIZE)
+    except (OSError, ValueError) as e:
+        raise Unusable(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
+    if not data.strip():
+        raise Unusable(f"{path} is empty")
+    return data
+
+
+def _check_pair(files: tuple[str, ...], chain: bytes, key: bytes) -> None:
+    if chain.find(b"-----BEGIN ") != chain.find(pem.BEGIN) or len(pem.certificates(chain)) != chain.count(pem.BEGIN):
+        raise Unusable(f"{files[0]} does not begin with a whole PEM certificate")
+    block = KEY.search(key)
+    if block is None:
+        raise Unusable(f"{files[1]} holds no whole PEM private key")
+    try:
+        leaf = x509.load_pem_x509_certificate(pem.certificates(chain)[0])
+        matches = serialization.load_pem_private_key(block[0], None).public_key() == leaf.public_key()
+    except Exception as e:  # cryptography has a dozen ways to say that it cannot parse; its text may quote the key
+        raise Unusable(f"{files[0]} or {files[1]} cannot be parsed ({type(e).__name__})") from e
+    if not matches:
+        raise Unusable(f"{files[1]} is not the key of the certificate {files[0]}")
+
+
+def _roots(path: str, data: bytes) -> bytes:
+    good = []
+    for block in pem.certificates(data):
+        try:
+            good.append(x509.load_pem_x509_certificate(block).public_bytes(serialization.Encoding.PEM))
+        except ValueError:
+            continue
+    if not good:
+        raise Unusable(f"{path} holds no PEM certificate that parses")
+    return b"".join(good)
+
+
+@dataclass(slots=True)
+class _Tracked:
+    files: tuple[str, ...]
+    users: int = 0
+    content: Content | None = None
+    problem: str = ""
+
+
+class FileSecrets:
+    """The file-backed names that streams are subscribed to."""
+
+    def __init__(self) -> None:
+        self._tracked: dict[str, _Tracked] = {}
+        self.failures = 0  # num_file_secret_failures_total
+
+    def track(self, name: str, files: tuple[str, ...]) -> None:
+        """One more stream wants `name`."""
+        entry = self._tracked.setdefault(name, _Tracked(files))
+        entry.users += 1
+        if entry.content is None:
+            self._refresh(name, entry)
+
+    def untrack(self, name: str) -> None:
+        """One stream less."""
+        entry = self._tracked[name]
+        entry.users -= 1
+        if not entry.users:
+            del self._tracked[name]
+
+    def get(self, name: str) -> Content | None:
+        """The last good content of a tracked name, None while there was none."""
+        entry = self._tracked.get(name)
+        return entry.content if entry else None
+
+    def problem(self, name: str) -> str:
+        """Why a tracked name has no (new) content, "" if all is well."""
+        entry = self._tracked.get(name)
+        return entry.problem if entry else ""
+
+    def refresh(self) -> bool:
+        """Look at every tracked file; true if some content changed."""
+        changed = [name for name, entry in self._tracked.items() if self._refresh(name, entry)]
+        return bool(changed)
+
+    def _refresh(self, name: str, entry: _Tracked) -> bool:
+        try:
+            content = load(entry.files)
+        except Unusable as e:
+            if str(e) != entry.problem:
+                self.failures += 1
+                log.warning("%s is not %s: %s", name[:200], "renewed" if entry.content else "served", e)
+            entry.problem = str(e)
+            return False
+        changed = entry.content is None or content.version != entry.content.version
+        entry.content, entry.problem = content, ""
+        return changed

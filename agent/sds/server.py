@@ -1,0 +1,165 @@
+"""The secret discovery service for Envoy, on a unix socket."""
+
+import asyncio
+import logging
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from agent import logs
+from agent.config import SdsConfig
+from agent.errors import FatalError
+from agent.events import Recorder
+from agent.latest import Latest
+from agent.model import Secret
+from agent.sds import files
+from agent.sds.session import DeltaSession, Refusal, Session
+from agent.sds.store import Store
+from agent.sds.stream import Broadcast, Conversation, Delta, StateOfTheWorld
+
+log = logs.scope("sds")
+
+SERVICE = "envoy.service.secret.v3.SecretDiscoveryService"
+# The kernel's limit for the address of a unix socket, without the final zero.
+MAX_PATH = 107
+OPTIONS = (
+    ("grpc.max_concurrent_streams", 100_000),
+    ("grpc.max_send_message_length", -1),  # chains may be larger than 4 MiB
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class SdsServer:
+    """Serves `secret` and mounted files. A request before the first certificate waits, whatever the CA does."""
+
+    def __init__(self, config: SdsConfig, secret: Latest[Secret | None], recorder: Recorder) -> None:
+        self._config = config
+        self._secret = secret
+        self._recorder = recorder
+        self._store = Store(config, secret)
+        self._changes = Broadcast()
+        self._server: grpc.aio.Server | None = None
+        self.rejects = 0  # pilot_total_xds_rejects{type="sds"}
+
+    @property
+    def streams(self) -> int:
+        """Open now."""
+        return len(self._changes)
+
+    async def start(self) -> None:
+        """Bind the socket, mode 0666, replacing whatever a former run left there. Raises FatalError."""
+        path = self._config.socket_path
+        prepare(path)
+        server = grpc.aio.server(options=OPTIONS)
+        server.add_generic_rpc_handlers((_Handlers(self),))
+        # Envoy may be another user and dials at once: the mode must be right from the first moment.
+        mask = os.umask(0o111)
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        except RuntimeError as e:
+            raise FatalError(f"cannot bind the secret socket {path}; is its directory writable for this user?") from e
+        finally:
+            os.umask(mask)
+        os.chmod(path, 0o666)
+        await server.start()
+        self._server = server
+        log.info("secrets are served on %s", path)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        if self._server is None:
+            raise AssertionError("start() comes before run()")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow_secret(), name="sds-secret")
+                group.create_task(self._follow_files(), name="sds-files")
+                await self._server.wait_for_termination()
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """End every stream and close the socket."""
+        if self._server is not None:
+            await self._server.stop(None)
+
+    async def _follow_secret(self) -> None:
+        async for _ in self._secret.watch():
+            self._notify()
+
+    async def _follow_files(self) -> None:
+        while True:
+            await asyncio.sleep(files.POLL)
+            if self._store.refresh():
+                self._notify()
+
+    def _notify(self) -> None:
+        self._store.forget()
+        self._changes.notify()
+
+    async def stream(self, _: AsyncIterator[bytes], context: Any) -> None:
+        """StreamSecrets."""
+        await self._converse(Session(), StateOfTheWorld(), context)
+
+    async def delta(self, _: AsyncIterator[bytes], context: Any) -> None:
+        """DeltaSecrets."""
+        await self._converse(DeltaSession(), Delta(), context)
+
+    async def fetch(self, raw: bytes, context: Any) -> bytes:
+        """FetchSecrets."""
+        conversation = Conversation(Session(), StateOfTheWorld(), self._store, self._changes, self._rejected)
+        answer = await conversation.answer(raw)
+        if isinstance(answer, Refusal):
+            await context.abort(grpc.StatusCode[answer.code], answer.message)
+            raise AssertionError("abort() raises")
+        return answer
+
+    async def _converse(self, session: Session | DeltaSession, dialect: StateOfTheWorld | Delta, context: Any) -> None:
+        conversation = Conversation(session, dialect, self._store, self._changes, self._rejected)
+        refusal = await conversation.run(context)
+        if refusal is not None:
+            log.warning("a secret stream ends: %s", refusal.message)
+            await context.abort(grpc.StatusCode[refusal.code], refusal.message)
+
+    def _rejected(self, why: str, names: tuple[str, ...]) -> None:
+        self.rejects += 1
+        message = f"Envoy rejected a secret ({', '.join(names)[:200]}): {why[:500]}"
+        self._recorder.record("sds", "rejected", message, level=logging.WARNING)
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Routes calls by name; messages stay bytes."""
+
+    def __init__(self, server: SdsServer) -> None:
+        self._methods = {
+            f"/{SERVICE}/StreamSecrets": grpc.stream_stream_rpc_method_handler(server.stream),
+            f"/{SERVICE}/DeltaSecrets": grpc.stream_stream_rpc_method_handler(server.delta),
+            f"/{SERVICE}/FetchSecrets": grpc.unary_unary_rpc_method_handler(server.fetch),
+        }
+
+    def service(self, details: Any) -> Any:
+        return self._methods.get(details.method)
+
+
+def prepare(path: str) -> None:
+    """Make the parent directory and remove what is in the socket's place. Raises FatalError with one sentence."""
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise FatalError(f"the path of the secret socket is longer than {MAX_PATH} bytes: {path}")
+    parent = Path(path).parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as e:
+        log.warning("cannot create %s: %s", parent, e.strerror or e)
+    try:
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            raise FatalError(f"cannot bind the secret socket {path}: a directory is in its place; remove it")
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise FatalError(f"cannot remove {path} to bind the secret socket there: {e.strerror or e}") from e

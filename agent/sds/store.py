@@ -1,0 +1,100 @@
+"""What can be served under each name now: the workload certificate, the roots, and mounted files."""
+
+import hashlib
+import itertools
+import os
+import time
+
+from agent.config import SdsConfig
+from agent.latest import Latest
+from agent.model import Secret
+from agent.sds import files, resources
+
+# Encoded secrets that are kept so that a push to many streams is encoded once.
+MEMO = 64
+
+
+class Store:
+    """Looks names up; every name that is neither ROOTCA nor a file gets the workload certificate under that name."""
+
+    def __init__(self, config: SdsConfig, secret: Latest[Secret | None]) -> None:
+        self._config = config
+        self._secret = secret
+        self._files = files.FileSecrets()
+        self._seen: Secret | None = None  # the secret that the two digests belong to
+        self._chain_digest = self._roots_digest = ""
+        self._answers = itertools.count(1)
+        self._memo: dict[tuple[str, str, bool], bytes] = {}
+
+    def subscribe(self, name: str) -> None:
+        """A stream is interested in `name` from now on."""
+        if found := files.paths(name):
+            self._files.track(name, found)
+
+    def unsubscribe(self, name: str) -> None:
+        """The counterpart of `subscribe`."""
+        if files.paths(name):
+            self._files.untrack(name)
+
+    def refresh(self) -> bool:
+        """Read the subscribed files again; true if something changed."""
+        return self._files.refresh()
+
+    def version(self, name: str) -> str | None:
+        """An opaque string that changes with the content; None while there is nothing to serve."""
+        if files.paths(name):
+            content = self._files.get(name)
+            return content.version if content else None
+        secret = self._secret.value
+        if secret is None:
+            return None
+        if self._seen is not secret:
+            self._seen = secret
+            self._chain_digest, self._roots_digest = _digest(secret.chain), _digest(secret.roots)
+        return self._roots_digest if name == resources.ROOT else self._chain_digest
+
+    def problem(self, name: str) -> str:
+        """Why a name cannot be served; "" if it can or if it only has to wait for the CA."""
+        return self._files.problem(name) if files.paths(name) else ""
+
+    def hopeless(self, name: str) -> bool:
+        """Waiting will not help: the name itself is broken."""
+        return files.paths(name) == ("",)
+
+    def encoded(self, name: str) -> bytes:
+        """The serialized tls.v3.Secret of a name that has a version."""
+        crl = self._config.crl_enabled and os.path.exists(self._config.crl_file)
+        key = (name, self.version(name) or "", crl)
+        if (known := self._memo.get(key)) is None:
+            if len(self._memo) >= MEMO:
+                self._memo.clear()  # no copies of old keys are kept either
+            known = self._memo[key] = self._encode(name, self._config.crl_file if crl else "")
+        return known
+
+    def stamp(self) -> str:
+        """The version of one more answer, as istio's agent writes it: local time and a counter."""
+        zone = time.strftime("%z")
+        return f"{time.strftime('%Y-%m-%dT%H:%M:%S')}{zone[:3]}:{zone[3:]}/{next(self._answers)}"
+
+    def forget(self) -> None:
+        """Drop encoded secrets: the content changed."""
+        self._memo.clear()
+
+    def _encode(self, name: str, crl_file: str) -> bytes:
+        if found := files.paths(name):
+            content = self._files.get(name)
+            if content is None:
+                raise LookupError(name)
+            if len(found) == 2:
+                return resources.key_pair(name, content.chain, content.key)
+            return resources.trust(name, content.roots, crl_file)
+        secret = self._secret.value
+        if secret is None:
+            raise LookupError(name)
+        if name == resources.ROOT:
+            return resources.trust(name, secret.roots, crl_file)
+        return resources.key_pair(name, secret.chain, secret.key)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
