@@ -1,12 +1,12 @@
-"""`remora-agent COMMAND ...`, also installed as `pilot-agent`: picks the command and imports only what that one needs."""
+"""`remora-agent COMMAND ...`, also installed as `pilot-agent`: picks the command and imports what that one needs."""
 
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
-# Command → (module with `run(argv, environ) -> exit status`, what it is for). Modules are imported when asked for: the kubelet
-# execs `request` and `wait`, and an import of gRPC there would be most of their run time.
+# Command → (module with `run(argv, environ) -> exit status`, what it is for). Modules are imported when asked for:
+# the kubelet execs `request` and `wait`, and an import of gRPC there would be most of their run time.
 COMMANDS = {
     "proxy": ("agent.cli.proxy", "run the agent and Envoy: proxy [sidecar|router|waypoint] [flags]"),
     "request": ("agent.cli.request", "call Envoy's or the agent's admin port: request METHOD PATH [BODY]"),
