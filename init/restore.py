@@ -1,0 +1,226 @@
+"""The two iptables backends: reading with `iptables-save`, writing with one atomic `iptables-restore --noflush`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from init import change
+from init.diff import owned
+from init.errors import InitError
+from init.rules import RuleSet, parse
+
+FAMILIES = (4, 6)
+LOCK_WAIT = 30  # seconds that a legacy tool waits for the xtables lock
+COMMAND_LIMIT = 30.0  # seconds for a command, beyond that wait
+SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
+NO_NFT = "Failed to initialize nft"  # what the nft commands say on a kernel without nf_tables
+NET_ADMIN = 12  # the number of CAP_NET_ADMIN
+
+
+class Backend(Protocol):
+    """Somewhere rules live."""
+
+    name: str
+
+    def read(self, family: int) -> RuleSet: ...
+    def apply(self, family: int, want: RuleSet, have: RuleSet) -> None: ...
+    def cleanup(self, family: int, have: RuleSet) -> None: ...
+    def rollback(self, family: int, before: RuleSet) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Finding and running commands with a time limit and a small environment."""
+
+    path: str = ""
+    limit: float = COMMAND_LIMIT
+    lock_file: str = ""
+    lock_wait: int = LOCK_WAIT
+
+    def find(self, name: str) -> str | None:
+        for folder in f"{self.path}:{SYSTEM_PATH}".split(":"):
+            candidate = f"{folder}/{name}"
+            if folder and os.access(candidate, os.X_OK):
+                return candidate
+        return None
+
+    def run(self, argv: Sequence[str], text: str = "", extra: float = 0.0) -> str:
+        """Standard output of a command. Raises InitError with one sentence."""
+        environ = {"PATH": f"{self.path}:{SYSTEM_PATH}".strip(":"), "LC_ALL": "C"}
+        if self.lock_file:
+            environ["XTABLES_LOCKFILE"] = self.lock_file
+        name = argv[0].rpartition("/")[2]
+        limit = self.limit + extra
+        try:
+            done = subprocess.run(
+                argv, input=text, capture_output=True, text=True, errors="replace", timeout=limit, env=environ
+            )
+        except subprocess.TimeoutExpired:
+            raise InitError(f"{name} did not finish within {limit:g} seconds and was stopped") from None
+        except OSError as e:
+            raise InitError(f"{name} cannot be run: {e.strerror}") from None
+        if done.returncode != 0:
+            raise InitError(explain(name, done.returncode, done.stderr, text))
+        return done.stdout
+
+
+def explain(name: str, code: int, stderr: str, text: str) -> str:
+    """One sentence for a command that failed: what is missing, as far as its message tells."""
+    message = " ".join(line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("#"))
+    message = message.partition(" Try `")[0]
+    if code < 0:
+        return f"{name} was killed by signal {-code}"
+    if "Permission denied" in message or "Operation not permitted" in message or "must be root" in message:
+        return f"{name} may not change packet rules: the capability NET_ADMIN is missing ({message})"
+    if "lock" in message and ("held" in message or "holding" in message or "another app" in message.lower()):
+        return f"{name} waited {LOCK_WAIT} seconds for the xtables lock, which another program holds"
+    line = ""
+    for words in (message.replace(":", " ").split(),):
+        for n, word in enumerate(words[:-1]):
+            if word == "line" and words[n + 1].isdigit():
+                lines = text.splitlines()
+                at = int(words[n + 1])
+                line = f" at {lines[at - 1]!r}" if 0 < at <= len(lines) else ""
+    if "Table does not exist" in message or "do you need to insmod" in message:
+        return f"{name} failed: the kernel lacks a table, its module must be loaded on the node ({message})"
+    if "missing kernel module" in message or "No chain/target/match" in message or "No such file" in message:
+        return f"{name} failed{line}: the kernel lacks the module for a rule ({message})"
+    return f"{name} failed with exit code {code}{line}: {message or 'no message'}"
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreBackend:
+    """iptables and ip6tables of one kind: `nft` or `legacy`. `commands` are (save, restore) by family."""
+
+    name: str
+    tools: Tools
+    commands: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    def command(self, family: int, which: int) -> str:
+        if family in self.commands:
+            return self.commands[family][which]
+        stem = "iptables" if family == 4 else "ip6tables"
+        raise InitError(f"{stem}-{self.name} is not installed, which the rules of IPv{family} need")
+
+    def read(self, family: int) -> RuleSet:
+        """The rules in place. A legacy table that nobody uses is not looked at: looking would create it."""
+        if self.name == "legacy" and not legacy_tables(family):
+            return RuleSet()
+        text = self.tools.run([self.command(family, 0)])
+        try:
+            return parse(text)
+        except ValueError as e:
+            raise InitError(f"the output of {self.command(family, 0)} is not understood: {e}") from None
+
+    def restore(self, family: int, text: str) -> None:
+        if not text:
+            return
+        command = [self.command(family, 1), "--noflush"]
+        legacy = self.name == "legacy"
+        if legacy:
+            command += ["-w", str(self.tools.lock_wait)]
+        self.tools.run(command, text, extra=self.tools.lock_wait if legacy else 0)
+
+    def apply(self, family: int, want: RuleSet, have: RuleSet) -> None:
+        """Make our rules those of `want`; `have` is what `read` gave."""
+        self.restore(family, change.transition(have, want))
+
+    def cleanup(self, family: int, have: RuleSet, known: RuleSet | None = None) -> None:
+        """Remove all that is ours; rules of `known` count as ours even where only a plan tells."""
+        self.restore(family, change.transition(have, RuleSet()) if known is None else change.removal(have, known))
+
+    def rollback(self, family: int, before: RuleSet) -> None:
+        """Bring back our part of `before`, whatever of it is in place now."""
+        self.restore(family, change.rollback(self.read(family), before))
+
+
+def legacy_tables(family: int) -> tuple[str, ...]:
+    """Legacy tables that exist in this namespace; none when the kernel has no legacy tables or does not tell."""
+    try:
+        with open(f"/proc/net/ip{'' if family == 4 else '6'}_tables_names", encoding="ascii") as f:
+            return tuple(f.read().split())
+    except OSError:
+        return ()
+
+
+def has_capability(number: int = NET_ADMIN) -> bool:
+    """Whether this process holds a capability effectively."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as f:
+        for line in f:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> number & 1)
+    return True
+
+
+def find(name: str, tools: Tools) -> RestoreBackend | None:
+    """The backend of this kind, when at least its IPv4 commands are installed."""
+    commands: dict[int, tuple[str, str]] = {}
+    for family, stem in ((4, "iptables"), (6, "ip6tables")):
+        save, restore = tools.find(f"{stem}-{name}-save"), tools.find(f"{stem}-{name}-restore")
+        if not save or not restore:  # a system with one kind only does not name it
+            save, restore = tools.find(f"{stem}-save"), tools.find(f"{stem}-restore")
+            if not save or not restore or kind(save, tools) != name:
+                continue
+        commands[family] = (save, restore)
+    return RestoreBackend(name, tools, commands) if 4 in commands else None
+
+
+def kind(command: str, tools: Tools) -> str:
+    return "nft" if "nf_tables" in tools.run([command, "--version"]) else "legacy"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The backend to program with what it holds now, and the other one when it holds something of ours."""
+
+    backend: RestoreBackend
+    have: Mapping[int, RuleSet]
+    stale: RestoreBackend | None = None
+    stale_have: Mapping[int, RuleSet] = field(default_factory=dict)
+
+
+def choose(forced: str, tools: Tools, known: Mapping[int, RuleSet]) -> Choice:
+    """Pick the backend: the forced one; else where our rules are; else legacy where legacy rules are; else nft.
+
+    Rules are counted, not tables: an empty table proves nothing. `known` are planned rules, by family.
+    """
+    found = {name: b for name in ("nft", "legacy") if (b := find(name, tools))}
+    if forced and forced not in found:
+        raise InitError(f"iptables-{forced}-save and iptables-{forced}-restore are not installed")
+    if not found:
+        raise InitError("iptables is not installed: neither its nft nor its legacy commands were found")
+    have: dict[str, dict[int, RuleSet]] = {}
+    for name, backend in found.items():
+        try:
+            have[name] = read_all(backend, known)
+        except InitError as e:
+            # Only a kernel without nf_tables is a reason to go on: rules that cannot be read may well be there.
+            if name == forced or len(found) == 1 or NO_NFT not in str(e):
+                raise
+    ours = [n for n in have if any(owned(r, known.get(f, RuleSet())).count() for f, r in have[n].items())]
+    if forced:
+        name = forced
+    elif len(ours) == 1:
+        name = ours[0]
+    elif "legacy" in have and any(r.count() for r in have["legacy"].values()):
+        name = "legacy"
+    else:
+        name = next(iter(have))
+    stale = next((n for n in ours if n != name), None)
+    return Choice(found[name], have[name], found[stale] if stale else None, have[stale] if stale else {})
+
+
+def read_all(backend: RestoreBackend, known: Mapping[int, RuleSet]) -> dict[int, RuleSet]:
+    """Rules of both families; a family that is not planned may be unreadable."""
+    have: dict[int, RuleSet] = {}
+    for family in FAMILIES:
+        try:
+            have[family] = backend.read(family)
+        except InitError:
+            if family in known or family == 4:
+                raise
+    return have
