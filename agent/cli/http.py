@@ -44,7 +44,7 @@ def quote(target: str) -> str:
 
 
 def fetch(method: str, url: Url, body: bytes, timeout: float) -> tuple[int, bytes]:
-    """(status, body) of the final answer; redirects of GET and HEAD are followed. `timeout` seconds bound everything."""
+    """(status, body) of the final answer; redirects of GET and HEAD are followed. `timeout` (seconds) bounds it all."""
     deadline = time.monotonic() + timeout
     for _ in range(10):
         status, headers, answer = _once(method, url, body, deadline)
