@@ -10,18 +10,23 @@ class Kind(Enum):
     ERROR = "error"
 
 
+PLANE, ENVOY, AGENT = "the control plane", "Envoy", "the agent"
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """The status that Envoy gets: the name of a gRPC code and its message, as the control plane gave them."""
 
     code: str = "OK"
     message: str = ""
-    by: str = "the control plane"  # who ended the stream
+    by: str = PLANE  # who ended the stream
 
     @property
     def kind(self) -> Kind:
         if self.code == "OK":
             return Kind.GRACEFUL
+        if self.by == AGENT:
+            return Kind.ERROR
         if self.code in ("CANCELLED", "DEADLINE_EXCEEDED"):
             return Kind.EXPECTED
         if any(sign in self.message for sign in _NO_ERROR):
@@ -36,7 +41,11 @@ class Ending:
         return self.code == "UNAVAILABLE" and any(sign in self.message for sign in _NOT_CONNECTED)
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}" if self.message else self.code
+        """One sentence; our own messages are sentences already."""
+        if self.by == AGENT and self.message:
+            return self.message
+        status = f" with {self.code}" if self.kind is Kind.ERROR or self.message else ""
+        return f"{self.by} ended the discovery stream{status}" + (f": {self.message}" if self.message else "")
 
 
 # Words of grpc-go (a control plane may pass on what it got) and of the C core for an ordinary disconnect.

@@ -1,5 +1,6 @@
 """The XDS socket: Envoy's discovery streams relayed to the control plane, a new connection for each."""
 
+import asyncio
 import logging
 import os
 import stat
@@ -16,7 +17,7 @@ from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import XdsStatus
 from agent.xds import wire
-from agent.xds.ending import Ending, Kind
+from agent.xds.ending import AGENT, ENVOY, Ending, Kind
 from agent.xds.heap import HeapTrimmer, tune
 from agent.xds.session import Announcement
 from agent.xds.stream import Envoy, Handler, Stream
@@ -57,6 +58,7 @@ class XdsProxy:
         self._announcements = announcements or Latest(())
         self._trimmer = HeapTrimmer()
         self._current: Stream | None = None
+        self._serving: set[asyncio.Task[object]] = set()  # handlers, replaced ones included
         self._reported = ""  # the last failure that was recorded; an outage is one event, not one a second
         self._server: grpc.aio.Server | None = None
 
@@ -85,9 +87,16 @@ class XdsProxy:
             await self._server.wait_for_termination()
         finally:
             await self._server.stop(grace=0)
+            # The server cancels its handlers but does not wait until they have closed their connections.
+            if self._serving:
+                await asyncio.wait(self._serving)
 
     async def serve(self, flavour: Flavour, envoy: Envoy) -> None:
         """One stream of Envoy's, from its first byte to its status. The stream before it, if any, ends well."""
+        task = asyncio.current_task()
+        if task:
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
         stream = Stream(
             flavour,
             self._config,
@@ -98,15 +107,15 @@ class XdsProxy:
             relayed=self._trimmer.note,
         )
         if self._current:
-            self._current.end(Ending(by="the agent"))
+            self._current.end(Ending(by=AGENT))
         self._current = stream
         self._status.set(replace(self._status.value, connected=False, streams=self._status.value.streams + 1))
-        ending = Ending("CANCELLED", by="Envoy")
+        ending = Ending("CANCELLED", by=ENVOY)
         try:
             ending = await stream.run(envoy)
         except ExceptionGroup as e:
-            ending = Ending("INTERNAL", "the agent failed to relay the stream", by="the agent")
-            log.error("the relay of a stream failed: %s", e.exceptions[0], exc_info=e)
+            ending = Ending("INTERNAL", "the agent failed to relay the stream", by=AGENT)
+            log.error("the relay of a stream failed: %r", _leaf(e), exc_info=e)
         finally:
             self._ended(stream, ending)
         if ending.code != "OK":
@@ -132,8 +141,7 @@ class XdsProxy:
             return
         self._reported = phrase
         level = logging.WARNING if ending.kind is Kind.ERROR else logging.INFO
-        sentence = f"the discovery stream was ended by {ending.by}: {ending}"
-        self._recorder.record("xds", "disconnected", sentence, level=level, code=ending.code)
+        self._recorder.record("xds", "disconnected", str(ending), level=level, code=ending.code)
 
 
 class _Ads(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -153,6 +161,11 @@ class _Ads(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         return self._methods.get(details.method)
+
+
+def _leaf(error: Exception) -> Exception:
+    """The first real error in a group of groups."""
+    return _leaf(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
 def _make_directory(path: str) -> None:

@@ -12,7 +12,7 @@ from agent import logs
 from agent.config import XdsConfig
 from agent.events import Recorder
 from agent.latest import Latest
-from agent.xds.ending import Ending
+from agent.xds.ending import AGENT, ENVOY, Ending
 from agent.xds.session import Announcement, Apply, Dropped, Refused, Session, ToEnvoy, ToPlane
 from agent.xds.upstream import Outbox, Upstream
 from agent.xds.wire import EnvelopeError, Flavour
@@ -99,8 +99,8 @@ class Stream:
                         self._report(action)
                 del frame, action
         except EnvelopeError:
-            self.end(Ending("INVALID_ARGUMENT", "Envoy sent bytes that are not a discovery request", by="the agent"))
-        self.end(Ending(by="Envoy"))
+            self.end(Ending("INVALID_ARGUMENT", "Envoy sent bytes that are not a discovery request", by=AGENT))
+        self.end(Ending(by=ENVOY))
 
     def _report(self, refused: Refused) -> None:
         self._recorder.record(

@@ -10,7 +10,7 @@ import grpc.aio
 from agent import logs, peer
 from agent.config import PeerConfig
 from agent.errors import AttemptError
-from agent.xds.ending import Ending
+from agent.xds.ending import AGENT, Ending
 from agent.xds.wire import EnvelopeError, Flavour
 
 log = logs.scope("xdsproxy")
@@ -76,7 +76,7 @@ class Upstream:
 
     async def run(self) -> Ending:
         """Talk to the first address that answers until it ends; UNAVAILABLE before an answer leads to the next one."""
-        ending = Ending("UNAVAILABLE", "no address of a control plane is configured", by="the agent")
+        ending = _unreachable("no address is configured")
         for address in self._plane.addresses:
             ending = await self._attempt(address)
             if self._answered or ending.code != "UNAVAILABLE":
@@ -89,7 +89,7 @@ class Upstream:
         try:
             channel = await peer.open_channel(self._plane, address)
         except AttemptError as e:
-            return Ending("UNAVAILABLE", str(e), by="the agent")
+            return _unreachable(str(e))
         try:
             return await self._converse(channel, address)
         finally:
@@ -105,15 +105,14 @@ class Upstream:
                 # nothing and tells a connection that hangs from a control plane that has nothing to say.
                 await asyncio.wait({reader}, timeout=self._dial_timeout)
                 if not (reader.done() or self._answered) and channel.get_state() is not grpc.ChannelConnectivity.READY:
-                    sentence = f"{address} took no connection within {self._dial_timeout:g} s"
-                    return Ending("UNAVAILABLE", sentence, by="the agent")
+                    return _unreachable(f"{address} took no connection within {self._dial_timeout:g} s")
                 ending = await reader
             finally:
                 reader.cancel()
                 writer.cancel()
                 call.cancel()
         if ending.never_connected:
-            return Ending(ending.code, peer.explain(self._plane, address, ending.message), by="the agent")
+            return _unreachable(peer.explain(self._plane, address, ending.message))
         return ending
 
     async def _read(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]", address: str) -> Ending:
@@ -129,7 +128,7 @@ class Upstream:
         except grpc.aio.AioRpcError as e:
             return Ending(e.code().name, e.details() or "")
         except EnvelopeError:
-            return Ending("INTERNAL", f"{address} sent bytes that are not a discovery response", by="the agent")
+            return Ending("INTERNAL", f"{address} sent bytes that are not a discovery response", by=AGENT)
         return Ending()
 
     async def _write(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> None:
@@ -139,3 +138,7 @@ class Upstream:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as e:
             # The reader learns how the call ended and says so.
             log.debug("no more requests can be sent: %s", e)
+
+
+def _unreachable(reason: str) -> Ending:
+    return Ending("UNAVAILABLE", f"the control plane cannot be reached: {reason}", by=AGENT)

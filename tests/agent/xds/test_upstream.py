@@ -1,0 +1,52 @@
+import asyncio
+
+from agent.xds.upstream import Outbox
+
+
+def drain(outbox):
+    async def take():
+        return [await outbox.get() for _ in range(len(outbox))]
+
+    return asyncio.run(take())
+
+
+def fill(*frames):
+    outbox = Outbox()
+    for frame in frames:
+        outbox.put(frame)
+    return outbox
+
+
+def test_frames_come_in_order():
+    assert drain(fill(b"1", b"2", b"3")) == [b"1", b"2", b"3"]
+
+
+def test_get_waits_for_a_frame():
+    async def meet():
+        outbox = Outbox()
+        getting = asyncio.create_task(outbox.get())
+        await asyncio.sleep(0)
+        assert not getting.done()
+        outbox.put(b"1")
+        return await getting
+
+    assert asyncio.run(meet()) == b"1"
+
+
+def test_what_nobody_answered_comes_again_before_what_is_new():
+    outbox = fill(b"1", b"2")
+    drain(outbox)
+    outbox.put(b"3")
+    outbox.rewind()
+    assert drain(outbox) == [b"1", b"2", b"3"]
+    outbox.rewind()
+    assert drain(outbox) == [b"1", b"2", b"3"]
+
+
+def test_what_was_answered_is_forgotten():
+    outbox = fill(b"1")
+    drain(outbox)
+    outbox.settle()
+    outbox.put(b"2")
+    outbox.rewind()
+    assert drain(outbox) == [b"2"]
