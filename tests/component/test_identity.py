@@ -1,0 +1,394 @@
+"""The identity manager against a real CA over TLS: first certificate, bad days, renewal."""
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from agent.config import IdentityConfig, PeerConfig
+from agent.events import Recorder
+from agent.identity import keys
+from agent.identity.manager import IdentityManager
+from agent.latest import Latest
+from agent.model import Readiness, Secret
+from agent.protos import mesh_pb2
+from tests.fakes.ca import SERVER_NAME, Call, FakeCa, Root
+
+SPIFFE = "spiffe://cluster.local/ns/demo/sa/app"
+
+
+@dataclass
+class World:
+    """An agent's files, its CA and its manager."""
+
+    tmp: Path
+    ca: FakeCa
+    config: IdentityConfig
+
+    def __post_init__(self) -> None:
+        self.secret: Latest[Secret | None] = Latest(None)
+        self.readiness = Latest(Readiness(True))
+        self.recorder = Recorder()
+        self.manager = IdentityManager(self.config, self.secret, self.readiness, self.recorder)
+
+    def reconfigure(self, **changes: Any) -> None:
+        peer = {k: changes.pop(k) for k in list(changes) if k in PeerConfig.__dataclass_fields__}
+        self.config = replace(self.config, ca=replace(self.config.ca, **peer), **changes)
+        self.__post_init__()
+
+    async def failure(self, count: int = 1) -> str:
+        """The last error once `count` failures in a row were seen."""
+        status = await asyncio.wait_for(self.manager.status.until(lambda s: s.failures >= count), 20)
+        return status.last_error
+
+    async def issued(self, good: Callable[[Secret], bool] = lambda s: True) -> Secret:
+        found = await asyncio.wait_for(self.secret.until(lambda s: s is not None and good(s)), 20)
+        assert found is not None
+        return found
+
+    def kinds(self) -> list[str]:
+        return [e.kind for e in self.recorder.events()]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Any:
+    with FakeCa() as ca:
+        (tmp_path / "root.pem").write_bytes(ca.root.pem)
+        (tmp_path / "token").write_text("token-1\n")
+        peer = PeerConfig(
+            addresses=(ca.address,),
+            plaintext=False,
+            root_file=str(tmp_path / "root.pem"),
+            server_name=SERVER_NAME,
+            token_file=str(tmp_path / "token"),
+            cluster_id="Kubernetes",
+            headers={"X-Tenant": "a=b"},
+        )
+        yield World(tmp_path, ca, IdentityConfig(spiffe_id=SPIFFE, ca=peer, ecdsa=True, grace_jitter=0.0))
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[IdentityManager]:
+    await world.manager.start()
+    task = asyncio.ensure_future(world.manager.run())
+    try:
+        yield world.manager
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled(), task.exception()
+
+
+def matches(secret: Secret) -> bool:
+    key = serialization.load_pem_private_key(secret.key, None)
+    return key.public_key() == x509.load_pem_x509_certificate(secret.chain).public_key()
+
+
+def test_first_certificate_and_what_the_ca_was_told(world: World) -> None:
+    async def main() -> None:
+        world.reconfigure(cert_signer="signer/x", ttl=5400.0)
+        async with running(world):
+            secret = await world.issued()
+            assert matches(secret)
+            assert secret.identity == SPIFFE
+            assert secret.roots == world.ca.root.pem.strip()
+        (call,) = world.ca.calls
+        assert call.metadata["authorization"] == "Bearer token-1"
+        assert call.metadata["clusterid"] == "Kubernetes"
+        assert call.metadata["x-tenant"] == "a=b"
+        assert call.request.validity_duration == 5400
+        assert dict(call.request.metadata) == {"CertSigner": "signer/x"}
+        assert world.kinds() == ["issued"]
+
+    asyncio.run(main())
+
+
+def test_a_key_made_before_the_loop_is_used(world: World) -> None:
+    async def main() -> None:
+        future = keys.pregenerate(world.config)
+        world.manager = IdentityManager(world.config, world.secret, world.readiness, world.recorder, future)
+        async with running(world):
+            assert (await world.issued()).key == future.result()
+
+    asyncio.run(main())
+
+
+def test_rotation_renews_before_expiry_with_fresh_keys(world: World) -> None:
+    async def main() -> None:
+        world.ca.ttl = 2.0
+        async with running(world):
+            seen = [await world.issued()]
+            while len(seen) < 3:
+                previous = seen[-1]
+                seen.append(await world.issued(lambda s, p=previous: s is not p))
+                assert previous.not_after > time.time(), "renewed only after expiry"
+            assert len({s.key for s in seen}) == 3
+            assert all(matches(s) for s in seen)
+            assert world.readiness.version == 0
+
+    asyncio.run(main())
+
+
+def test_ca_away_across_rotation_keeps_the_certificate_and_recovers(world: World) -> None:
+    async def main() -> None:
+        world.ca.ttl = 3.0
+        async with running(world):
+            first = await world.issued()
+            await asyncio.to_thread(world.ca.stop)
+            sentence = await world.failure()
+            assert world.ca.address in sentence
+            assert world.secret.value is first
+            expired = await asyncio.wait_for(world.readiness.until(lambda r: not r.ready), 20)
+            assert "expired" in expired.reason
+            assert world.secret.value is first, "an expired certificate is still not withdrawn"
+            await asyncio.to_thread(world.ca.start)
+            second = await world.issued(lambda s: s is not first)
+            assert second.not_after > time.time()
+            assert world.readiness.value.ready
+        assert {"issued", "renewal-failed", "expired", "rotated"} <= set(world.kinds())
+
+    asyncio.run(main())
+
+
+def other_leaf(ca: FakeCa, call: Call) -> list[str]:
+    return [ca.root.workload(SPIFFE)[1].decode(), ca.root.pem.decode()]
+
+
+def issue(ca: FakeCa, call: Call, uri: str = SPIFFE, ttl: float = 3600.0, not_before: float = -10.0) -> str:
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)] if uri else [x509.DNSName("app")]
+    return ca.root.issue(call.csr.public_key(), names, ttl, not_before).decode()
+
+
+BAD: dict[str, tuple[Callable[[FakeCa, Call], list[str]], str]] = {
+    "empty": (lambda ca, call: [], "0 certificates"),
+    "leaf only": (lambda ca, call: FakeCa.sign(ca, call)[:1], "1 certificates"),
+    "nonsense": (lambda ca, call: ["nonsense", "nonsense"], "parsed"),
+    "half a leaf": (lambda ca, call: [FakeCa.sign(ca, call)[0][:-60], ca.root.pem.decode()], "parsed"),
+    "no root": (lambda ca, call: [FakeCa.sign(ca, call)[0], "nothing"], "root"),
+    "other key": (other_leaf, "another key"),
+    "other identity": (lambda ca, call: [issue(ca, call, SPIFFE + "2"), ca.root.pem.decode()], "app2 instead of"),
+    "no identity": (lambda ca, call: [issue(ca, call, ""), ca.root.pem.decode()], "one SPIFFE URI"),
+    "expired": (lambda ca, call: [issue(ca, call, ttl=-5.0), ca.root.pem.decode()], "expired at"),
+    "future": (lambda ca, call: [issue(ca, call, not_before=600.0), ca.root.pem.decode()], "valid only from"),
+    "other root": (lambda ca, call: [FakeCa.sign(ca, call)[0], Root("other").pem.decode()], "does not chain"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_answer_is_a_failed_attempt_with_a_sentence(world: World, name: str) -> None:
+    async def main() -> None:
+        world.ca.answer, expected = BAD[name]
+        async with running(world):
+            assert expected in await world.failure()
+            assert world.secret.value is None
+            world.ca.heal()
+            assert matches(await world.issued())
+
+    asyncio.run(main())
+
+
+def test_a_bad_renewal_leaves_the_certificate_in_use(world: World) -> None:
+    async def main() -> None:
+        world.ca.ttl = 3.0
+        async with running(world):
+            first = await world.issued()
+            world.ca.answer = other_leaf
+            await world.failure()
+            assert world.secret.value is first
+            world.ca.heal()
+            await world.issued(lambda s: s is not first)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "INTERNAL", "ABORTED", "RESOURCE_EXHAUSTED"])
+def test_a_passing_refusal_is_retried_within_one_attempt(world: World, code: str) -> None:
+    async def main() -> None:
+        world.ca.deny(grpc.StatusCode[code], times=2)
+        async with running(world):
+            await world.issued()
+        assert world.manager.status.value.failed_by_reason == ()
+        assert [c.metadata.get("x-retry-attempty") for c in world.ca.calls] == [None, "1", "2"]
+        assert len({c.request.csr for c in world.ca.calls}) == 1
+
+    asyncio.run(main())
+
+
+def test_a_hanging_ca_costs_one_deadline_and_the_next_address_is_asked(world: World) -> None:
+    async def main() -> None:
+        world.ca.hang()
+        world.manager = IdentityManager(world.config, world.secret, world.readiness, world.recorder, longest_call=0.3)
+        async with running(world):
+            assert "did not answer" in await world.failure()
+            world.ca.heal()
+            await world.issued()
+
+    asyncio.run(main())
+
+
+def test_addresses_are_tried_in_turn(world: World) -> None:
+    async def main() -> None:
+        world.reconfigure(addresses=("127.0.0.1:1", "no-such-host.invalid:1", world.ca.address))
+        async with running(world):
+            await world.issued()
+            assert world.manager.status.value.failed_by_reason == ()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"server_root": Root("stranger")}, "does not chain to the roots in"),
+        ({"names": ("istiod.elsewhere.svc",)}, f"not for {SERVER_NAME}"),
+        ({"server_ttl": -5.0}, "has expired"),
+        ({"tls": False}, "does not speak TLS"),
+    ],
+    ids=["issuer", "name", "expired", "plaintext"],
+)
+def test_an_unverified_server_sees_neither_csr_nor_token(world: World, options: dict[str, Any], sentence: str) -> None:
+    async def main() -> None:
+        with FakeCa(world.ca.root, **options) as bad:
+            world.reconfigure(addresses=(bad.address,))
+            async with running(world):
+                error = await world.failure()
+                assert sentence in error
+                assert bad.address in error
+            assert not bad.calls
+
+    asyncio.run(main())
+
+
+def test_a_root_file_repaired_on_disk_is_used_without_restart(world: World) -> None:
+    async def main() -> None:
+        root = world.tmp / "root.pem"
+        root.write_text("nothing of use")
+        async with running(world):
+            assert str(root) in await world.failure()
+            root.write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + world.ca.root.pem)
+            await world.issued()
+
+    asyncio.run(main())
+
+
+def jwt(expires_in: float) -> str:
+    def part(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    return f"{part({'alg': 'none'})}.{part({'exp': time.time() + expires_in})}.c2ln"
+
+
+def test_the_token_file_is_read_for_every_attempt_and_an_expired_token_is_not_sent(world: World) -> None:
+    async def main() -> None:
+        token = world.tmp / "token"
+        token.write_text(jwt(-60))
+        world.ca.deny(grpc.StatusCode.UNAUTHENTICATED)
+        async with running(world):
+            await world.failure()
+            token.write_text(good := jwt(600))
+            await world.failure(len(world.ca.calls) + 1)
+            world.ca.heal()
+            await world.issued()
+        assert "authorization" not in world.ca.calls[0].metadata
+        assert world.ca.calls[-1].metadata["authorization"] == f"Bearer {good}"
+
+    asyncio.run(main())
+
+
+def test_without_a_token_the_certificate_in_use_authenticates_the_renewal(tmp_path: Path) -> None:
+    async def main() -> None:
+        root = Root()
+        # One CA that hears tokens, then one that demands certificates: as a CA whose token reviews fail.
+        with FakeCa(root, ttl=3.0) as first, FakeCa(root, demand_client=True) as second:
+            (tmp_path / "root.pem").write_bytes(root.pem)
+            (tmp_path / "token").write_text("token-1")
+            peer = PeerConfig(
+                (first.address, second.address), False, str(tmp_path / "root.pem"), SERVER_NAME,
+                token_file=str(tmp_path / "token"),
+            )  # fmt: skip
+            world = World(tmp_path, first, IdentityConfig(SPIFFE, peer, ecdsa=True))
+            async with running(world):
+                initial = await world.issued()
+                (tmp_path / "token").unlink()
+                first.stop()
+                await world.issued(lambda s: s is not initial)
+            assert [c.client for c in second.calls] == [SPIFFE]
+            assert "authorization" not in second.calls[0].metadata
+            assert world.manager.status.value.credential == "certificate"
+
+    asyncio.run(main())
+
+
+def test_output_files_follow_the_certificate(world: World) -> None:
+    async def main() -> None:
+        world.ca.ttl = 2.0
+        out = world.tmp / "made" / "out"
+        world.reconfigure(output_dir=str(out), output_mode=0o644)
+        async with running(world):
+            for _ in range(2):
+                secret = world.secret.value
+                secret = await world.issued(lambda s, p=secret: s is not p)
+                assert (out / "cert-chain.pem").read_bytes() == secret.chain
+                assert (out / "key.pem").read_bytes() == secret.key
+                assert (out / "root-cert.pem").read_bytes() == secret.roots
+            assert sorted(p.name for p in out.iterdir()) == ["cert-chain.pem", "key.pem", "root-cert.pem"]
+            assert {p.stat().st_mode & 0o777 for p in out.iterdir()} == {0o644}
+
+    asyncio.run(main())
+
+
+def test_an_unwritable_output_directory_is_an_event_and_no_more(world: World) -> None:
+    async def main() -> None:
+        (world.tmp / "file").write_text("")
+        world.reconfigure(output_dir=str(world.tmp / "file" / "out"))
+        async with running(world):
+            await world.issued()
+            assert "output-failed" in world.kinds()
+
+    asyncio.run(main())
+
+
+def test_a_trust_bundle_is_merged_and_the_certificate_renewed(world: World) -> None:
+    async def main() -> None:
+        other = Root("other")
+        async with running(world) as manager:
+            first = await world.issued()
+            payload = mesh_pb2.ProxyConfig(ca_certificates_pem=[other.pem.decode(), "junk"]).SerializeToString()
+            manager.update_trust(payload)
+            merged = b"\n".join(sorted([world.ca.root.pem.strip(), other.pem.strip()]))
+            assert world.secret.value is not None
+            assert world.secret.value.roots == merged
+            renewed = await world.issued(lambda s: s.chain != first.chain)
+            assert renewed.roots == merged
+            version = world.secret.version
+            manager.update_trust(payload)
+            assert world.secret.version == version
+            with pytest.raises(ValueError, match="decoded"):
+                manager.update_trust(b"\xff\xff\xff")
+
+    asyncio.run(main())
+
+
+def test_a_large_chain_is_accepted(world: World) -> None:
+    async def main() -> None:
+        mid = world.ca.root.intermediate("mid").pem.decode()
+
+        def large(ca: FakeCa, call: Call) -> list[str]:
+            leaf, root = FakeCa.sign(ca, call)
+            return [leaf, mid * (5_000_000 // len(mid)), root]
+
+        world.ca.answer = large
+        async with running(world):
+            assert len((await world.issued()).chain) > 4 << 20
+
+    asyncio.run(main())
