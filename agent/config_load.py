@@ -5,11 +5,10 @@ import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from agent import netinfo, podinfo, proxyconfig
+from agent import netinfo, podinfo
 from agent.cli.flags import PROXY, Parsed
 from agent.config import (
     AgentConfig,
-    BootstrapConfig,
     DnsConfig,
     EnvoyConfig,
     GuardConfig,
@@ -20,8 +19,10 @@ from agent.config import (
     StatusConfig,
     XdsConfig,
 )
+from agent.config_bootstrap import bootstrap
 from agent.config_peers import Probe, Read, Trust
-from agent.durations import proto_nanos, proto_seconds
+from agent.config_proxy import proxy_config
+from agent.durations import proto_seconds
 from agent.environment import Environment
 from agent.errors import ConfigError
 from agent.socketprobe import speaks_http2
@@ -67,7 +68,7 @@ def load(
     role = _role(args)
     labels, annotations, has_podinfo = _podinfo(env, read)
     node = _node(args, env, role, (labels, annotations, has_podinfo), interface_ips)
-    proxy = _proxy_config(args, env, annotations, read, resolve_udp)
+    proxy = proxy_config(args, env, annotations, read, resolve_udp)
     trust = Trust(env, proxy, node, read, probe_socket)
     dns, run_as = _dns(env, role, node, read, os.getuid() if uid is None else uid)
     plane = trust.plane()
@@ -89,7 +90,7 @@ def load(
         log=log,
         proxy_config=proxy,
         environ=environ,
-        bootstrap=_bootstrap(args, env, proxy, read, trust),
+        bootstrap=bootstrap(args, env, proxy, read, trust),
         warnings=tuple(env.warnings),
     )
 
@@ -160,72 +161,6 @@ def _node(
         annotations=annotations,
         has_podinfo=has_podinfo,
     )
-
-
-def _proxy_config(
-    args: Parsed,
-    env: Environment,
-    annotations: Mapping[str, str],
-    read: Read,
-    resolve_udp: Callable[[str, int], str],
-) -> dict[str, Any]:
-    config: dict[str, Any] = dict(proxyconfig.DEFAULTS)
-    for source, overlay in _layers(args["meshConfig"], env, annotations, read):
-        config = proxyconfig.merge(config, overlay, source)
-    if args["concurrency"]:
-        env.warn("--concurrency is legacy and overrides the proxy config: set concurrency there instead")
-        config["concurrency"] = args["concurrency"]
-    elif "concurrency" not in config and (limit := env.number("ISTIO_CPU_LIMIT", 0)):
-        config["concurrency"] = limit
-    if config.get("serviceCluster") == "":
-        config["serviceCluster"] = args["serviceCluster"]
-    proxyconfig.validate(config)
-    _check_stackdriver(config, env)
-    if statsd := config.get("statsdUdpAddress"):
-        try:
-            config["statsdUdpAddress"] = resolve_udp(*proxyconfig.split_address(statsd))
-        except OSError:
-            env.warn(f"statsdUdpAddress {statsd} does not resolve and is ignored: use a name that this machine knows")
-            del config["statsdUdpAddress"]
-    if address := annotations.get("sidecar.istio.io/discoveryAddress"):
-        config["discoveryAddress"] = address
-        proxyconfig.validate(config)
-    if (port := annotations.get("status.sidecar.istio.io/port")) is not None:
-        config["statusPort"] = int(port) if port.isascii() and port.isdigit() and int(port) < 65536 else 0
-        if not config["statusPort"]:
-            env.warn(f"status.sidecar.istio.io/port {port!r} disables the agent's status server")
-            del config["statusPort"]
-    return config
-
-
-def _layers(
-    mesh_path: str, env: Environment, annotations: Mapping[str, str], read: Read
-) -> list[tuple[str, Mapping[str, Any]]]:
-    """(where it comes from, fields) in rising precedence."""
-    out: list[tuple[str, Mapping[str, Any]]] = []
-    try:
-        data = read(mesh_path)
-    except OSError as e:
-        raise ConfigError(f"cannot read the mesh config {mesh_path}: {e.strerror or e}; name a readable file") from None
-    if data:
-        source = f"defaultConfig of {mesh_path}"
-        overlay = proxyconfig.load_text(data.decode("utf-8", "replace"), mesh_path).get("defaultConfig") or {}
-        if not isinstance(overlay, dict):
-            raise ConfigError(f"{source} must be a mapping of fields")
-        out.append((source, overlay))
-    if text := env.text("PROXY_CONFIG"):
-        out.append(("PROXY_CONFIG", proxyconfig.load_text(text, "PROXY_CONFIG")))
-    if text := annotations.get("proxy.istio.io/config", ""):
-        out.append(
-            ("annotation proxy.istio.io/config", proxyconfig.load_text(text, "annotation proxy.istio.io/config"))
-        )
-    return out
-
-
-def _check_stackdriver(config: Mapping[str, Any], env: Environment) -> None:
-    project = env.text("GCP_METADATA").partition("|")[0]
-    if "stackdriver" in config.get("tracing", {}) and not project:
-        raise ConfigError("tracing.stackdriver needs a GCP project: set GCP_METADATA or choose another tracer")
 
 
 def _envoy(
@@ -306,13 +241,13 @@ def _dns(
 
 
 def _guard(env: Environment) -> GuardConfig:
-    words = env.text("REDIRECT_ARGS")
-    mode = env.text("REDIRECT_GUARD") or ("apply" if words.strip() else "off")
+    words = _shell_words(env.text("REDIRECT_ARGS"), "REDIRECT_ARGS")
+    mode = env.text("REDIRECT_GUARD") or ("apply" if words else "off")
     if mode not in (m.value for m in GuardMode):
         raise ConfigError(f"REDIRECT_GUARD {mode!r} is not usable: write off, detect or apply")
     return GuardConfig(
         mode=GuardMode(mode),
-        init_args=_shell_words(words, "REDIRECT_ARGS"),
+        init_args=words[1:] if words[:1] == ("istio-iptables",) else words,
         period=max(0.1, env.seconds("REDIRECT_GUARD_PERIOD", 5.0)),
     )
 
@@ -326,89 +261,3 @@ def _shell_words(text: str, name: str) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError as e:
         raise ConfigError(f"{name} cannot be split into words ({e}): quote it as in a shell") from None
-
-
-def _bootstrap(args: Parsed, env: Environment, proxy: Mapping[str, Any], read: Read, trust: Trust) -> BootstrapConfig:
-    level, components = _envoy_levels(args, env)
-    flush = proxy.get("fileFlushInterval")
-    hbone = env.values.get("ISTIO_META_ENABLE_HBONE", proxy.get("proxyMetadata", {}).get("ISTIO_META_ENABLE_HBONE", ""))
-    return BootstrapConfig(
-        log_level=level,
-        component_log_level=components,
-        concurrency=max(0, proxy.get("concurrency", 0)),
-        flush_interval_ms=proto_nanos(flush) // 1_000_000 if flush else 1000,
-        flush_min_size_kb=proxy.get("fileFlushMinSizeKb"),
-        skip_deprecated_logs=env.flag("ENVOY_SKIP_DEPRECATED_LOGS", True),
-        core_dump=env.flag("ISTIO_ENVOY_ENABLE_CORE_DUMP", False),
-        override=_override(env, read),
-        custom=_custom(args, env, proxy, read),
-        service_name=args["serviceCluster"],
-        outlier_log_path=args["outlierLogPath"],
-        sts_port=args["stsPort"],
-        host_ip=env.text("HOST_IP"),
-        dual_stack=env.flag("ISTIO_DUAL_STACK", False),
-        metadata_discovery=env.flag("PEER_METADATA_DISCOVERY", hbone in ("1", "t", "T", "TRUE", "true", "True")),
-        secure_metrics_port=env.number("ENVOY_SECURE_METRICS_PORT", 0),
-        secure_merged_metrics_port=env.number("ENVOY_SECURE_MERGED_METRICS_PORT", 0),
-        proxy_protocol=env.flag("ENVOY_STATUS_PORT_ENABLE_PROXY_PROTOCOL", False),
-        strip_fragment=env.flag("HTTP_STRIP_FRAGMENT_FROM_PATH_UNSAFE_IF_DISABLED", True),
-        compliance=env.text("COMPLIANCE_POLICY"),
-        sds_socket_file=trust.socket_file,
-        external_sds=trust.external_sds,
-        credential_socket=trust.credential_socket,
-    )
-
-
-def _envoy_levels(args: Parsed, env: Environment) -> tuple[str, str]:
-    """(level, components) from --proxyLogLevel, which may carry both; the last bare level wins."""
-    level, components = "", []
-    for entry in args["proxyLogLevel"].split(","):
-        if entry.count(":") == 1:
-            components.append(entry)
-        elif ":" in entry:
-            env.warn(f"--proxyLogLevel: {entry!r} is ignored, write component:level")
-        elif entry:
-            level = entry
-    return level, ",".join(components) or args["proxyComponentLogLevel"]
-
-
-def _override(env: Environment, read: Read) -> str:
-    """ISTIO_BOOTSTRAP_OVERRIDE as one line of JSON; a file that cannot be used is a warning."""
-    path = env.text("ISTIO_BOOTSTRAP_OVERRIDE")
-    if not path:
-        return ""
-    import json
-
-    try:
-        data = read(path)
-        if data is None:
-            raise ConfigError("it does not exist")
-        text = data.decode()
-        host = env.text("HOST_IP")
-        if ":" in host:
-            text = text.replace("[$(HOST_IP)]", f"[{host}]").replace("$(HOST_IP)", f"[{host}]")
-        parsed = proxyconfig.load_text(text.replace("$(HOST_IP)", host), path)
-    except (OSError, UnicodeDecodeError, ConfigError) as e:
-        env.warn(f"ISTIO_BOOTSTRAP_OVERRIDE {path} is ignored: {e}")
-        return ""
-    return json.dumps(parsed, separators=(",", ":"), ensure_ascii=False)
-
-
-def _custom(args: Parsed, env: Environment, proxy: Mapping[str, Any], read: Read) -> Mapping[str, Any] | None:
-    """A bootstrap of the user's own. Go templates cannot be honoured; a plain file is taken as it is."""
-    path = env.text("ISTIO_BOOTSTRAP") or proxy.get("proxyBootstrapTemplatePath", "") or args["templateFile"]
-    if not path or proxy.get("customConfigFile"):
-        return None
-    try:
-        data = read(path)
-    except OSError as e:
-        raise ConfigError(f"cannot read the bootstrap {path}: {e.strerror or e}") from None
-    if data is None:
-        raise ConfigError(f"the bootstrap {path} does not exist: create it or unset ISTIO_BOOTSTRAP and --templateFile")
-    text = data.decode("utf-8", "replace")
-    if "{{" in text:
-        raise ConfigError(
-            f"the bootstrap {path} is a Go template, which this agent cannot fill in: "
-            "use ISTIO_BOOTSTRAP_OVERRIDE or a plain file"
-        )
-    return proxyconfig.load_text(text, path)

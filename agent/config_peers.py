@@ -1,5 +1,6 @@
 """How to reach the control plane and the CA: addresses, names, roots, client certificates (spec/agent.md 2.3, 2.6)."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,7 +51,7 @@ class Trust:
         self.output = env.text("OUTPUT_CERTS")
         self.file_mounted = env.flag("FILE_MOUNTED_CERTS", False)
         self.provider = env.text("PILOT_CERT_PROVIDER", "istiod")
-        self.plaintext = proxy.get("controlPlaneAuthPolicy") != "MUTUAL_TLS"
+        self.plaintext = "controlPlaneAuthPolicy" not in proxy  # NONE, the default of the message, is not printed
         self.mounted = _triple(CERTS_DIR)
         self._choose_mounted()
         if self.provisioned and self.file_mounted:
@@ -240,6 +241,4 @@ def _headers(environ: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _clean(path: str) -> str:
-    import os
-
     return os.path.normpath(path)

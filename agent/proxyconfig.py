@@ -5,7 +5,7 @@ from typing import Any
 
 from agent.durations import proto_nanos
 from agent.errors import ConfigError
-from agent.proxyschema import PROXY_CONFIG
+from agent.proxyschema import PROXY_CONFIG, camel
 
 DEFAULTS: dict[str, Any] = {
     "configPath": "./etc/istio/proxy",
@@ -27,9 +27,12 @@ def load_text(text: str, source: str) -> dict[str, Any]:
     import json
 
     try:
-        data = json.loads(text)
-    except ValueError:
-        data = _load_yaml(text, source)
+        try:
+            data = json.loads(text)
+        except ValueError:
+            data = _load_yaml(text, source)
+    except RecursionError:
+        raise ConfigError(f"{source} is nested too deeply") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -68,6 +71,8 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], source: str) -> d
         new = PROXY_CONFIG[0](dict(overlay), "")
     except ValueError as e:
         raise ConfigError(f"{source}: {e}") from None
+    except RecursionError:
+        raise ConfigError(f"{source} refers to itself") from None
     out = dict(base)
     # A scalar that is written as its default is set all the same, although protobuf would not print it.
     for name in _written(overlay) - new.keys():
@@ -84,8 +89,6 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], source: str) -> d
 
 def _written(overlay: Mapping[str, Any]) -> set[str]:
     """Fields that `overlay` sets, except the merged maps (an empty map there changes nothing)."""
-    from agent.proxyschema import camel
-
     return {camel(str(k)) for k, v in overlay.items() if v is not None} - {"proxyMetadata", "proxyHeaders"}
 
 

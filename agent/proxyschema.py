@@ -12,6 +12,8 @@ from agent.durations import proto_nanos, proto_text
 Convert = Callable[[Any, str], Any]
 Kind = tuple[Convert, bool]
 
+INFINITY = float("inf")
+
 
 def _wrong(where: str, wanted: str, value: Any) -> ValueError:
     shown = repr(value) if isinstance(value, str | int | float | bool) else f"a {type(value).__name__}"
@@ -48,7 +50,7 @@ def _integer(low: int, high: int) -> Convert:
     return convert
 
 
-def _double(value: Any, where: str) -> float | int:
+def _double(value: Any, where: str) -> float | int | str:
     if isinstance(value, str):
         try:
             value = float(value)
@@ -56,6 +58,8 @@ def _double(value: Any, where: str) -> float | int:
             pass
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _wrong(where, "a number", value)
+    if value != value or value in (INFINITY, -INFINITY):  # JSON has no such numbers, protobuf writes them as text
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

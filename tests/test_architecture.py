@@ -14,6 +14,7 @@ FEATURES = ("identity", "sds", "xds", "envoy", "dns", "status", "repair")
 SHARED = {
     "agent.errors", "agent.model", "agent.latest", "agent.backoff", "agent.events", "agent.config", "agent.logs",
     "agent.peer", "agent.protos", "agent.durations", "agent.uds",
+    "agent.proxyconfig", "agent.proxyschema", "agent.version",
 }  # fmt: skip
 # Where the parts are put together.
 ROOTS = {"agent.__main__", "agent.app", "agent.boot", "agent.cli"}
@@ -24,7 +25,8 @@ CORES = {
     "agent/identity/certs.py", "agent/identity/rotation.py", "agent/identity/credentials.py",
     "agent/sds/session.py",
     "agent/xds/wire.py", "agent/xds/session.py",
-    "agent/envoy/bootstrap.py", "agent/envoy/metadata.py", "agent/envoy/lifecycle.py", "agent/envoy/stats.py",
+    "agent/envoy/bootstrap.py", "agent/envoy/bootstrap_stats.py", "agent/envoy/bootstrap_clusters.py",
+    "agent/envoy/bootstrap_listeners.py", "agent/envoy/args.py", "agent/envoy/metadata.py", "agent/envoy/lifecycle.py", "agent/envoy/stats.py",
     "agent/dns/message.py", "agent/dns/table.py", "agent/dns/answer.py",
     "agent/status/ready.py", "agent/status/metrics.py",
     "agent/repair/decision.py",
