@@ -1,0 +1,367 @@
+"""The secret server over a real unix socket: the conversation, waiting, rotation pushes, hostile clients."""
+
+import asyncio
+import os
+import socket
+import stat
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+
+from agent.config import IdentityConfig, PeerConfig, SdsConfig
+from agent.errors import FatalError
+from agent.events import Recorder
+from agent.identity.manager import IdentityManager
+from agent.latest import Latest
+from agent.model import Readiness, Secret
+from agent.protos import secret_pb2, xds_pb2
+from agent.sds.server import SdsServer
+from tests.fakes.ca import SERVER_NAME, FakeCa, Root
+from tests.fakes.sds_client import NODE, SECRET, SERVICE, SdsClient, open_socket, secrets
+
+SPIFFE = "spiffe://cluster.local/ns/demo/sa/app"
+
+
+def make_secret(name: str = "one", root: Root | None = None) -> Secret:
+    return Secret(
+        chain=f"chain of {name}\n".encode(),
+        key=f"key of {name}\n".encode(),
+        roots=root.pem if root else b"roots",
+        identity=SPIFFE,
+        not_before=0.0,
+        not_after=time.time() + 3600,
+        created=time.time(),
+    )
+
+
+class World:
+    def __init__(self, tmp: Path, secret: Secret | None) -> None:
+        self.tmp = tmp
+        self.path = str(tmp / "run" / "socket")
+        self.config = SdsConfig(socket_path=self.path, crl_file=str(tmp / "crl.pem"))
+        self.secret: Latest[Secret | None] = Latest(secret)
+        self.recorder = Recorder()
+        self.server = SdsServer(self.config, self.secret, self.recorder)
+
+
+@asynccontextmanager
+async def serving(tmp: Path, secret: Secret | None = None) -> AsyncIterator[World]:
+    world = World(tmp, secret)
+    await world.server.start()
+    task = asyncio.ensure_future(world.server.run())
+    try:
+        yield world
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled(), task.exception()
+
+
+async def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def chain(secret: secret_pb2.Secret) -> bytes:
+    return secret.tls_certificate.certificate_chain.inline_bytes
+
+
+def test_a_request_before_the_first_certificate_waits_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as w, SdsClient(w.path) as a, SdsClient(w.path) as b:
+            await a.ask("default", "ROOTCA")
+            await b.ask("default")
+            await eventually(lambda: w.server.streams == 2)
+            w.secret.set(make_secret())
+            got = secrets(await a.receive())
+            assert chain(got["default"]) == b"chain of one\n"
+            assert got["default"].tls_certificate.private_key.inline_bytes == b"key of one\n"
+            assert got["ROOTCA"].validation_context.trusted_ca.inline_bytes == b"roots"
+            assert "default" in secrets(await b.receive())
+
+    asyncio.run(main())
+
+
+def test_a_push_carries_only_what_changed(tmp_path: Path) -> None:
+    async def main() -> None:
+        first = make_secret("one")
+        async with serving(tmp_path, first) as w, SdsClient(w.path) as cert, SdsClient(w.path) as root:
+            await cert.ask("default")
+            await cert.follow("default")
+            await root.ask("ROOTCA")
+            await root.follow("ROOTCA")
+            w.secret.set(replace(make_secret("two"), roots=first.roots))
+            assert chain(await cert.follow("default")) == b"chain of two\n"
+            w.secret.set(make_secret("three", Root("new")))
+            assert chain(await cert.follow("default")) == b"chain of three\n"
+            # Had the second secret been pushed to the root's stream, it would have come first.
+            pushed = await root.follow("ROOTCA")
+            assert pushed.validation_context.trusted_ca.inline_bytes == w.secret.value.roots  # type: ignore[union-attr]
+
+    asyncio.run(main())
+
+
+def test_every_other_name_gets_the_workload_certificate_under_that_name(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as c:
+            got = await c.get("kubernetes://x", "file-cert:a~b~c", "file-root:a~b")
+            assert {chain(s) for s in got.values()} == {b"chain of one\n"}
+            assert len(got) == 3
+
+    asyncio.run(main())
+
+
+def test_the_revocation_list_is_named_once_it_exists(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as c:
+            assert not (await c.get("ROOTCA"))["ROOTCA"].validation_context.HasField("crl")
+            (tmp_path / "crl.pem").write_text("x")
+            assert (await c.get("ROOTCA"))["ROOTCA"].validation_context.crl.filename == w.config.crl_file
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (xds_pb2.Request(resource_names=["default"], type_url=SECRET), "missing node information"),
+        (xds_pb2.Request(node=NODE, resource_names=["default"], type_url="other"), "secrets only"),
+        (xds_pb2.Request(node=NODE, resource_names=map(str, range(10_000)), type_url=SECRET), "at most 1000"),
+        (b"\xff\xff\xff\xff", "cannot be decoded"),
+    ],
+    ids=["node", "type", "names", "bytes"],
+)
+def test_a_hostile_stream_ends_alone(tmp_path: Path, message: Any, sentence: str) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as good, SdsClient(w.path) as bad:
+            await good.get("default")
+            await bad.send(message)
+            with pytest.raises(grpc.aio.AioRpcError) as e:
+                await bad.receive()
+            assert e.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert sentence in (e.value.details() or "")
+            w.secret.set(make_secret("two"))
+            assert chain(secrets(await good.receive())["default"]) == b"chain of two\n"
+
+    asyncio.run(main())
+
+
+def test_a_client_that_never_reads_delays_nobody(tmp_path: Path) -> None:
+    async def main() -> None:
+        big = replace(make_secret(), chain=b"x" * 300_000)
+        async with serving(tmp_path, big) as w, SdsClient(w.path) as deaf, SdsClient(w.path) as good:
+            await deaf.ask("default")
+            await good.get("default")
+            for i in range(30):
+                w.secret.set(replace(big, chain=big.chain + str(i).encode()))
+                assert chain(secrets(await good.receive())["default"]).endswith(b"x" + str(i).encode())
+
+    asyncio.run(main())
+
+
+def test_a_rejection_is_recorded_and_the_stream_lives(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as c:
+            await c.ask("default")
+            response = await c.receive()
+            await c.ask("default", nonce=response.nonce, error="bad key")
+            await eventually(lambda: w.server.rejects == 1)
+            assert "bad key" in w.recorder.events()[-1].message
+            w.secret.set(make_secret("two"))
+            assert chain(await c.follow("default")) == b"chain of two\n"
+
+    asyncio.run(main())
+
+
+def test_a_hundred_streams_get_one_push_each(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(SdsClient(w.path)) for _ in range(100)]
+            await asyncio.gather(*(c.get("default") for c in clients))
+            w.secret.set(make_secret("two"))
+            got = [secrets(r)["default"] for r in await asyncio.gather(*(c.receive() for c in clients))]
+            assert {chain(s) for s in got} == {b"chain of two\n"}
+            assert await clients[0].silent()
+        assert w.server.streams == 0
+
+    asyncio.run(main())
+
+
+def test_delta_and_fetch_are_served_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as w, SdsClient(w.path, "DeltaSecrets") as c:
+            fetching = open_socket(w.path)
+            call = fetching.unary_unary(SERVICE + "FetchSecrets")
+            ask = xds_pb2.Request(node=NODE, type_url=SECRET, resource_names=["default"]).SerializeToString()
+            answer = asyncio.ensure_future(call(ask, timeout=10))
+            await c.send(xds_pb2.DeltaRequest(node=NODE, type_url=SECRET, resource_names_subscribe=["default"]))
+            await eventually(lambda: w.server.streams == 2)
+            w.secret.set(make_secret())
+            assert chain(secrets(xds_pb2.Response.FromString(await answer))["default"]) == b"chain of one\n"
+            (resource,) = (await c.receive()).resources
+            assert resource.name == "default"
+            assert chain(secret_pb2.Secret.FromString(resource.resource.value)) == b"chain of one\n"
+            await c.send(xds_pb2.DeltaRequest(resource_names_unsubscribe=["default"], resource_names_subscribe=["x"]))
+            assert [r.name for r in (await c.receive()).resources] == ["x"]
+            w.secret.set(make_secret("two"))
+            assert [r.name for r in (await c.receive()).resources] == ["x"]
+            with pytest.raises(grpc.aio.AioRpcError) as e:
+                await call(b"", timeout=5)
+            assert e.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            await fetching.close()
+
+    asyncio.run(main())
+
+
+# ------------------------------------------------------------------------------------------------ mounted files
+
+
+def write_pair(folder: Path, root: Root) -> tuple[bytes, bytes]:
+    key, cert = root.workload("spiffe://mounted/x")
+    (folder / "key.pem").write_bytes(key)
+    (folder / "cert.pem").write_bytes(cert)
+    return key, cert
+
+
+def test_mounted_files_are_served_and_their_changes_pushed(tmp_path: Path) -> None:
+    async def main() -> None:
+        root = Root()
+        _, cert = write_pair(tmp_path, root)
+        name = f"file-cert:{tmp_path}/cert.pem~{tmp_path}/key.pem"
+        trust = f"file-root:{tmp_path}/root.pem"
+        (tmp_path / "root.pem").write_bytes(
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + root.pem
+        )
+        async with serving(tmp_path) as w, SdsClient(w.path) as a, SdsClient(w.path) as b:
+            await a.ask(name)
+            assert chain(await a.follow(name)) == cert
+            await b.ask(trust)
+            assert (await b.follow(trust)).validation_context.trusted_ca.inline_bytes == root.pem
+            # Half-written: nothing is sent and nothing ends.
+            (tmp_path / "cert.pem").write_bytes(cert[:100])
+            _, new = write_pair(tmp_path, root)
+            assert chain(await a.follow(name)) == new
+
+    asyncio.run(main())
+
+
+def test_a_file_that_appears_later_is_served_then(tmp_path: Path) -> None:
+    async def main() -> None:
+        name = f"file-cert:{tmp_path}/cert.pem~{tmp_path}/key.pem"
+        async with serving(tmp_path) as w, SdsClient(w.path) as c:
+            await c.ask(name)
+            await eventually(lambda: w.server.streams == 1)
+            _, cert = write_pair(tmp_path, Root())
+            assert chain(await c.follow(name)) == cert
+
+    asyncio.run(main())
+
+
+def test_an_empty_file_name_ends_only_that_stream(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as bad, SdsClient(w.path) as good:
+            await bad.ask("file-root:")
+            with pytest.raises(grpc.aio.AioRpcError) as e:
+                await bad.receive()
+            assert e.value.code() is grpc.StatusCode.UNKNOWN
+            assert "failed to generate secret for file-root:" in (e.value.details() or "")
+            assert "default" in await good.get("default")
+
+    asyncio.run(main())
+
+
+# ------------------------------------------------------------------------------------------------ the socket
+
+
+@pytest.mark.parametrize("former", ["socket", "file", "dangling link", "link"])
+def test_whatever_is_in_the_sockets_place_is_replaced(tmp_path: Path, former: str) -> None:
+    async def main() -> None:
+        place = tmp_path / "run" / "socket"
+        place.parent.mkdir()
+        target = tmp_path / "target"
+        target.write_text("mine")
+        if former == "socket":
+            with socket.socket(socket.AF_UNIX) as s:
+                s.bind(str(place))
+        elif former == "file":
+            place.write_text("x")
+        else:
+            place.symlink_to(target if former == "link" else tmp_path / "nowhere")
+        old = os.umask(0o077)
+        try:
+            async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as c:
+                status = os.lstat(place)
+                assert stat.S_ISSOCK(status.st_mode)
+                assert stat.S_IMODE(status.st_mode) == 0o666
+                assert "default" in await c.get("default")
+        finally:
+            os.umask(old)
+        assert target.read_text() == "mine"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["directory", "long", "no directory"])
+def test_a_socket_that_cannot_be_bound_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    async def main() -> None:
+        path = tmp_path / ("x" * 120 if kind == "long" else "socket")
+        if kind == "directory":
+            path.mkdir()
+        elif kind == "no directory":
+            (tmp_path / "file").write_text("")
+            path = tmp_path / "file" / "socket"
+        server = SdsServer(SdsConfig(socket_path=str(path)), Latest(None), Recorder())
+        with pytest.raises(FatalError, match="socket") as e:
+            await server.start()
+        assert "\n" not in str(e.value)
+
+    asyncio.run(main())
+
+
+# ------------------------------------------------------------------------------------------------ with a real CA
+
+
+def test_rotation_with_short_certificates_leaves_no_gap(tmp_path: Path) -> None:
+    """2 s certificates, the CA away across one rotation: a subscribed stream always holds a valid certificate."""
+
+    async def main() -> None:
+        with FakeCa(ttl=2.0) as ca:
+            (tmp_path / "root.pem").write_bytes(ca.root.pem)
+            (tmp_path / "token").write_text("t")
+            peer = PeerConfig(
+                (ca.address,), False, str(tmp_path / "root.pem"), SERVER_NAME, token_file=str(tmp_path / "token")
+            )
+            async with serving(tmp_path) as w:
+                readiness = Latest(Readiness(True))
+                manager = IdentityManager(
+                    IdentityConfig(SPIFFE, peer, ecdsa=True, grace_ratio=0.75), w.secret, readiness, w.recorder
+                )
+                task = asyncio.ensure_future(manager.run())
+                async with SdsClient(w.path) as c:
+                    await c.ask("default")
+                    leaves = [x509.load_pem_x509_certificate(chain(await c.follow("default")))]
+                    while len(leaves) < 6:
+                        if len(leaves) == 3:
+                            await asyncio.to_thread(ca.stop)
+                            await manager.status.until(lambda s: s.failures > 0)
+                            async with SdsClient(w.path) as late:
+                                assert "default" in await late.get("default"), "a new stream is served meanwhile"
+                            await asyncio.to_thread(ca.start)
+                        leaf = x509.load_pem_x509_certificate(chain(await c.follow("default")))
+                        if len(leaves) != 3:
+                            assert time.time() < leaves[-1].not_valid_after_utc.timestamp(), "renewed after expiry"
+                        leaves.append(leaf)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                assert len({leaf.serial_number for leaf in leaves}) == 6
+
+    asyncio.run(main())
