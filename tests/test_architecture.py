@@ -53,6 +53,11 @@ TESTED_ELSEWHERE = {
     "agent/boot.py": "tests/component/test_app.py",
     "agent/cli/proxy.py": "tests/component/test_app.py",
     "agent/cli/rules.py": "tests/netns/test_rules.py",
+    "agent/envoy/supervisor.py": "tests/component/test_supervisor.py",
+    "agent/repair/probe.py": "tests/netns/test_guard.py",
+    "agent/repair/watch.py": "tests/netns/test_guard.py",
+    "agent/status/http.py": "tests/component/test_status.py",
+    "agent/status/server.py": "tests/component/test_status.py",
 }
 
 

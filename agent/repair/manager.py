@@ -16,7 +16,7 @@ from agent.model import EnvoyPhase, EnvoyState
 from agent.repair import decision
 from agent.repair.decision import Fight, LookAgain, Repair, Report, Restored, State
 from agent.repair.probe import Capture, probe
-from agent.repair.rules import PlannedRules, Rules
+from agent.repair.rules import Findings, PlannedRules, Rules
 from agent.repair.watch import Notifications, may_administer
 
 log = logs.scope("default")
@@ -47,6 +47,7 @@ class RedirectGuard:
         self._wake = asyncio.Event()
         self._noticed = 0.0  # monotonic, of the sign that woke the guard
         self._administers = False
+        self._others: tuple[str, ...] = ()
         self._unreadable = ""  # the last reason why the rules could not be read, so that it is said once
 
     async def start(self) -> None:
@@ -103,11 +104,12 @@ class RedirectGuard:
         """Verify, repair where that is asked for, verify again; returns when to look next."""
         due = time.monotonic() + self._config.period
         for last in (False, True):
-            if (differences := await self._differences()) is None:
+            if (found := await self._read()) is None:
                 return due
+            self._tell_others(found.others)
             now = time.monotonic()
             may_repair = self._config.mode is GuardMode.APPLY
-            self._state, actions = decision.verified(self._state, differences, noticed, now, may_repair=may_repair)
+            self._state, actions = decision.verified(self._state, found.harmful, noticed, now, may_repair=may_repair)
             for action in actions:
                 self._tell(action)
                 if isinstance(action, LookAgain):
@@ -120,10 +122,10 @@ class RedirectGuard:
         # The repair did not help. Another one right away would not either, and the log would fill.
         return min(due, max(self._state.not_before, time.monotonic() + RETRY))
 
-    async def _differences(self) -> tuple[str, ...] | None:
+    async def _read(self) -> Findings | None:
         """What differs from the plan; None when nobody can say."""
         try:
-            found = await asyncio.to_thread(self._rules.differences)
+            found = await asyncio.to_thread(self._rules.look)
         except AttemptError as error:
             if str(error) != self._unreadable:
                 self._recorder.record(
@@ -144,6 +146,14 @@ class RedirectGuard:
         self._state, actions = decision.repaired(self._state, time.monotonic())
         for action in actions:
             self._tell(action)
+
+    def _tell_others(self, others: tuple[str, ...]) -> None:
+        """Rules of others are theirs to remove; people should know once."""
+        if others and others != self._others:
+            self._recorder.record(
+                "rules", "rules-foreign", f"Other rules can defeat ours: {'; '.join(others)}.", level=logging.WARNING
+            )
+        self._others = others
 
     def _tell(self, action: decision.Action) -> None:
         match action:

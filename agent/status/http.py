@@ -80,13 +80,13 @@ async def _receive(protocol: h11.Connection, connection: socket.socket, peer: st
         while True:
             event = protocol.next_event()
             if event is h11.NEED_DATA:
-                data = await loop.sock_recv(connection, CHUNK)
-                if size == 0 and request is None and protocol.their_state is h11.IDLE and data:
-                    limit.reschedule(min(limit.when() or 0.0, loop.time() + HEADER_TIMEOUT))
                 if protocol.they_are_waiting_for_100_continue:
                     await loop.sock_sendall(
                         connection, protocol.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
                     )
+                data = await loop.sock_recv(connection, CHUNK)
+                if size == 0 and request is None and protocol.their_state is h11.IDLE and data:
+                    limit.reschedule(min(limit.when() or 0.0, loop.time() + HEADER_TIMEOUT))
                 protocol.receive_data(data)
             elif isinstance(event, h11.Request):
                 path, _, query = event.target.decode("latin-1").partition("?")
