@@ -9,25 +9,24 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from agent import logs
 from agent.boot import Boot
 from agent.config import AgentConfig, GuardMode
-from agent.envoy.readiness import EnvoyReadiness
 from agent.envoy.stop import StopSignal
-from agent.envoy.supervisor import Supervisor
 from agent.errors import FatalError, RemoraError
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import EnvoyPhase, EnvoyState, NameInfo, Readiness, Secret, XdsStatus
-from agent.sds.server import SdsServer
-from agent.xds.proxy import XdsProxy
+
+if TYPE_CHECKING:
+    from agent.envoy.supervisor import Supervisor
+    from agent.identity.manager import IdentityManager
 
 log = logs.scope("default")
 
-NAME_TABLE = "type.googleapis.com/istio.networking.nds.v1.NameTable"
 TERMINATION_LOG = "/dev/termination-log"
 
 
@@ -64,6 +63,8 @@ def sentence(group: BaseExceptionGroup) -> BaseException:
 
 
 class App:
+    """One agent. Components are imported and started one by one, in the order in which Envoy misses them."""
+
     def __init__(self, booted: Boot, began: float) -> None:
         self.booted, self.began = booted, began
         self.config: AgentConfig = booted.config
@@ -74,48 +75,81 @@ class App:
         self.envoy = Latest(EnvoyState(EnvoyPhase.STOPPED))
         self.xds_status = Latest(XdsStatus())
         self.names: Latest[Mapping[str, NameInfo] | None] = Latest(None)
+        self.identity: IdentityManager | None = None
         self.supervisor: Supervisor | None = None
-        self.components: dict[str, Component] = {}
-        self.gates: list[Callable[[], Awaitable[Readiness]]] = []
-        self._build()
+        self.gates: list[Callable[[], Awaitable[Readiness]]] = [self.stop.readiness]
 
-    def _build(self) -> None:
-        """Every component, in the order in which Envoy will miss them."""
+    def parts(self) -> Iterator[tuple[str, Component]]:
+        """Every component of this configuration; its module is imported when it is asked for, not before."""
         config = self.config
-        handlers: dict[str, Callable[[bytes], None]] = {}
-        if config.dns.enabled:
-            from agent.dns import table
-            from agent.dns.server import DnsServer
-
-            handlers[NAME_TABLE] = lambda payload: self.names.set(table.decode(payload))
-        self.components["xds"] = XdsProxy(config.xds, self.xds_status, handlers, self.recorder)
+        yield "xds", self._xds()
         if config.envoy.enabled:
-            self.components["sds"] = SdsServer(config.sds, self.secret, self.recorder)
-            self.supervisor = Supervisor(
-                config.envoy, self.booted.spawn, self.envoy, self.recorder, termination_log=TERMINATION_LOG
-            )
-            self.gates.append(EnvoyReadiness(config.envoy, self.envoy))
+            from agent.sds.server import SdsServer
+
+            yield "sds", SdsServer(config.sds, self.secret, self.recorder)
         if config.identity is not None:
             from agent.identity.manager import IdentityManager
 
-            self.components["identity"] = IdentityManager(
+            self.identity = IdentityManager(
                 config.identity, self.secret, self.identity_ready, self.recorder, self.booted.key
             )
+            yield "identity", self.identity
+        if config.envoy.enabled:
+            self._supervise()
+        if config.identity is not None:
             self.gates.append(self._identity_gate)
         if config.dns.enabled:
-            dns = DnsServer(config.dns, self.names, self.recorder)
-            self.components["dns"] = dns
+            from agent.dns.server import DnsServer
+
             self.gates.append(self._names_gate)
+            yield "dns", DnsServer(config.dns, self.names, self.recorder)
         if self.booted.status_socket is not None:
             from agent.status.server import StatusServer
 
-            self.components["status"] = StatusServer(
-                config.status, self.booted.status_socket, [self.stop.readiness, *self.gates], self.drain, self.quit
+            yield (
+                "status",
+                StatusServer(config.status, self.booted.status_socket, self.gates, self.drain, self.quit),
             )
         if config.guard.mode is not GuardMode.OFF:
             from agent.repair.manager import RedirectGuard
 
-            self.components["guard"] = RedirectGuard(config.guard, config.environ, self.envoy, self.recorder)
+            yield "guard", RedirectGuard(config.guard, config.environ, self.envoy, self.recorder)
+
+    def _xds(self) -> Component:
+        from agent.xds import wire
+        from agent.xds.proxy import XdsProxy
+
+        handlers = {wire.NAME_TABLE: self._take_names, wire.TRUST_BUNDLE: self._take_trust}
+        return XdsProxy(self.config.xds, self.xds_status, handlers, self.recorder)
+
+    def _take_names(self, payload: bytes) -> None:
+        from agent.dns import table
+
+        self.names.set(table.decode(payload))
+
+    def _take_trust(self, payload: bytes) -> None:
+        if self.identity is not None:
+            self.identity.update_trust(payload)
+
+    def _supervise(self) -> None:
+        from agent.envoy.readiness import EnvoyReadiness
+        from agent.envoy.supervisor import Supervisor
+
+        self.supervisor = Supervisor(
+            self.config.envoy, self.booted.spawn, self.envoy, self.recorder, termination_log=TERMINATION_LOG
+        )
+        if self.booted.envoy is not None:
+            self.supervisor.adopt(self.booted.envoy)
+        readiness = EnvoyReadiness(self.config.envoy, self.envoy)
+
+        async def gate() -> Readiness:
+            answer = await readiness()
+            link = self.xds_status.value
+            if answer.ready or link.connected or not link.error:
+                return answer
+            return Readiness(False, f"{answer.reason} (control plane: {link.error})")
+
+        self.gates.append(gate)
 
     async def _identity_gate(self) -> Readiness:
         return self.identity_ready.value
@@ -132,25 +166,16 @@ class App:
         self.stop.quit("/quitquitquit was called")
 
     async def run(self) -> int:
+        """Start everything, supervise Envoy until it is gone for good; returns the exit status."""
         self._take_signals()
-        for component in self.components.values():
-            await component.start()
-        self.recorder.record(
-            "agent",
-            "started",
-            "The agent serves.",
-            ms=round((time.monotonic() - self.began) * 1000),
-            node=self.config.node.id,
-        )
-        # What was imported stays for ever: keep the collector from walking through it again and again.
-        gc.freeze()
-        gc.enable()
         async with asyncio.TaskGroup() as group:
-            services = [
-                group.create_task(self._serve(name, component), name=name)
-                for name, component in self.components.items()
-            ]
+            services: list[asyncio.Task[None]] = []
             try:
+                for name, component in self.parts():
+                    await component.start()
+                    services.append(group.create_task(self._serve(name, component), name=name))
+                    await asyncio.sleep(0)  # what has been started shall not wait for the next import
+                self._started()
                 status = await self._body()
             finally:
                 for service in services:
@@ -158,13 +183,18 @@ class App:
         self.recorder.record("agent", "ended", f"The agent ends: {self.stop.cause or 'Envoy is gone'}.", status=status)
         return status
 
+    def _started(self) -> None:
+        ms = round((time.monotonic() - self.began) * 1000)
+        self.recorder.record("agent", "started", "The agent serves.", ms=ms, node=self.config.node.id)
+        # What was imported stays for ever: keep the collector from walking through it again and again.
+        gc.freeze()
+        gc.enable()
+
     async def _body(self) -> int:
         if self.supervisor is None:
             await self.stop.wait()
             return 0
-        if self.booted.envoy is not None:
-            self.supervisor.adopt(self.booted.envoy)
-            self.booted.envoy = None
+        self.booted.envoy = None  # the supervisor's from here on
         return await self.supervisor.run(self.stop)
 
     async def _serve(self, name: str, component: Component) -> None:
@@ -181,8 +211,8 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        for number in self.booted.signals.caught:
-            self._on_signal(number)
+        for caught in self.booted.signals.caught:
+            self._on_signal(caught)
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name

@@ -9,6 +9,7 @@ import binascii
 import json
 import os
 import re
+import ssl
 import time
 
 import grpc
@@ -90,7 +91,9 @@ def read_roots(root_file: str) -> bytes:
     except OSError as e:
         raise AttemptError("root_file", f"cannot read the root certificates {path}: {e.strerror or e}") from e
     # One bad block would make the TLS library drop the whole bundle.
-    blocks = [block for block in pem.certificates(data) if _parses(block)]
+    # OpenSSL judges through the ssl module, which is loaded anyway: importing x509 would delay the first connection.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    blocks = [block for block in pem.certificates(data) if _parses(context, block)]
     if not blocks:
         raise AttemptError(
             "root_file", f"{path} holds no PEM certificate; it must hold the root of the server's certificate"
@@ -98,12 +101,10 @@ def read_roots(root_file: str) -> bytes:
     return b"\n".join(blocks) + b"\n"
 
 
-def _parses(block: bytes) -> bool:
-    from cryptography import x509
-
+def _parses(context: ssl.SSLContext, block: bytes) -> bool:
     try:
-        x509.load_pem_x509_certificate(block)
-    except ValueError:
+        context.load_verify_locations(cadata=block.decode("ascii"))
+    except (ssl.SSLError, ValueError):
         return False
     return True
 
