@@ -80,7 +80,8 @@ def verified(
 
 def repaired(state: State, now: float) -> tuple[State, list[Action]]:
     """After a repair was tried, whether it worked or not; the caller verifies next."""
-    recent = state.repaired_at is not None and now - state.repaired_at < QUIET
+    # The wait that this guard imposed on itself is no proof of peace.
+    recent = state.repaired_at is not None and now - max(state.repaired_at, state.not_before) < QUIET
     repeats = state.repeats + 1 if recent else 0
     state = replace(state, repaired_at=now, repeats=repeats)
     if repeats < PATIENCE:

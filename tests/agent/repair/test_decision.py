@@ -69,7 +69,7 @@ def fight(seconds: float, rounds: int) -> list[float]:
 
 
 def test_a_fight_slows_down() -> None:
-    assert fight(0.0, 11) == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert fight(0.0, 12) == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
 
 
 def test_rare_removals_are_no_fight() -> None:
