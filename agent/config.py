@@ -93,6 +93,15 @@ class IdentityConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyProvider:
+    """Who holds Envoy's private keys instead of Envoy (ProxyConfig.privateKeyProvider)."""
+
+    name: str  # cryptomb or qat
+    poll_delay_nanos: int
+    fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SdsConfig:
     """The socket on which Envoy fetches secrets, and the files that may stand in for a CA."""
 
@@ -104,6 +113,7 @@ class SdsConfig:
     key_file: str = ""
     root_file: str = ""
     debounce: float = 0.1  # FILE_DEBOUNCE_DURATION
+    key_provider: KeyProvider | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.config import IdentityConfig, NodeConfig, PeerConfig, SdsConfig
+from agent.config import IdentityConfig, KeyProvider, NodeConfig, PeerConfig, SdsConfig
+from agent.durations import proto_nanos
 from agent.environment import Environment
 from agent.errors import ConfigError, FatalError
 from agent.proxyconfig import split_address
@@ -228,7 +229,13 @@ class Trust:
             key_file=mounted.key,
             root_file=mounted.root,
             debounce=self.env.seconds("FILE_DEBOUNCE_DURATION", 0.1),
+            key_provider=self._key_provider(),
         )
+
+    def _key_provider(self) -> KeyProvider | None:
+        for name, provider in self.proxy.get("privateKeyProvider", {}).items():
+            return KeyProvider(name, proto_nanos(provider.get("pollDelay", "0s")), bool(provider.get("fallback")))
+        return None
 
 
 def _server_name(address: str) -> str:
@@ -241,4 +248,4 @@ def _headers(environ: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _clean(path: str) -> str:
-    return os.path.normpath(path)
+    return os.path.realpath(path)

@@ -23,23 +23,26 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61gent/protos/secret.proto\x12\rremora.secret\x1a\x19google/protobuf/any.proto\"E\n\nDataSource\x12\x12\n\x08\x66ilename\x18\x01 \x01(\tH\x00\x12\x16\n\x0cinline_bytes\x18\x02 \x01(\x0cH\x00\x42\x0b\n\tspecifier\"i\n\x12PrivateKeyProvider\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12*\n\x0ctyped_config\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x10\n\x08\x66\x61llback\x18\x04 \x01(\x08\"\xb7\x01\n\x0eTlsCertificate\x12\x34\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0b\x32\x19.remora.secret.DataSource\x12.\n\x0bprivate_key\x18\x02 \x01(\x0b\x32\x19.remora.secret.DataSource\x12?\n\x14private_key_provider\x18\x06 \x01(\x0b\x32!.remora.secret.PrivateKeyProvider\"u\n\x1c\x43\x65rtificateValidationContext\x12-\n\ntrusted_ca\x18\x01 \x01(\x0b\x32\x19.remora.secret.DataSource\x12&\n\x03\x63rl\x18\x07 \x01(\x0b\x32\x19.remora.secret.DataSource\"\xa3\x01\n\x06Secret\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x38\n\x0ftls_certificate\x18\x02 \x01(\x0b\x32\x1d.remora.secret.TlsCertificateH\x00\x12I\n\x12validation_context\x18\x04 \x01(\x0b\x32+.remora.secret.CertificateValidationContextH\x00\x42\x06\n\x04typeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61gent/protos/secret.proto\x12\rremora.secret\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\"E\n\nDataSource\x12\x12\n\x08\x66ilename\x18\x01 \x01(\tH\x00\x12\x16\n\x0cinline_bytes\x18\x02 \x01(\x0cH\x00\x42\x0b\n\tspecifier\"i\n\x12PrivateKeyProvider\x12\x15\n\rprovider_name\x18\x01 \x01(\t\x12*\n\x0ctyped_config\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x10\n\x08\x66\x61llback\x18\x04 \x01(\x08\"p\n\x0fKeyMethodConfig\x12.\n\x0bprivate_key\x18\x01 \x01(\x0b\x32\x19.remora.secret.DataSource\x12-\n\npoll_delay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb7\x01\n\x0eTlsCertificate\x12\x34\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0b\x32\x19.remora.secret.DataSource\x12.\n\x0bprivate_key\x18\x02 \x01(\x0b\x32\x19.remora.secret.DataSource\x12?\n\x14private_key_provider\x18\x06 \x01(\x0b\x32!.remora.secret.PrivateKeyProvider\"u\n\x1c\x43\x65rtificateValidationContext\x12-\n\ntrusted_ca\x18\x01 \x01(\x0b\x32\x19.remora.secret.DataSource\x12&\n\x03\x63rl\x18\x07 \x01(\x0b\x32\x19.remora.secret.DataSource\"\xa3\x01\n\x06Secret\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x38\n\x0ftls_certificate\x18\x02 \x01(\x0b\x32\x1d.remora.secret.TlsCertificateH\x00\x12I\n\x12validation_context\x18\x04 \x01(\x0b\x32+.remora.secret.CertificateValidationContextH\x00\x42\x06\n\x04typeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agent.protos.secret_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATASOURCE']._serialized_start=71
-  _globals['_DATASOURCE']._serialized_end=140
-  _globals['_PRIVATEKEYPROVIDER']._serialized_start=142
-  _globals['_PRIVATEKEYPROVIDER']._serialized_end=247
-  _globals['_TLSCERTIFICATE']._serialized_start=250
-  _globals['_TLSCERTIFICATE']._serialized_end=433
-  _globals['_CERTIFICATEVALIDATIONCONTEXT']._serialized_start=435
-  _globals['_CERTIFICATEVALIDATIONCONTEXT']._serialized_end=552
-  _globals['_SECRET']._serialized_start=555
-  _globals['_SECRET']._serialized_end=718
+  _globals['_DATASOURCE']._serialized_start=103
+  _globals['_DATASOURCE']._serialized_end=172
+  _globals['_PRIVATEKEYPROVIDER']._serialized_start=174
+  _globals['_PRIVATEKEYPROVIDER']._serialized_end=279
+  _globals['_KEYMETHODCONFIG']._serialized_start=281
+  _globals['_KEYMETHODCONFIG']._serialized_end=393
+  _globals['_TLSCERTIFICATE']._serialized_start=396
+  _globals['_TLSCERTIFICATE']._serialized_end=579
+  _globals['_CERTIFICATEVALIDATIONCONTEXT']._serialized_start=581
+  _globals['_CERTIFICATEVALIDATIONCONTEXT']._serialized_end=698
+  _globals['_SECRET']._serialized_start=701
+  _globals['_SECRET']._serialized_end=864
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,7 @@
+import datetime
+
 from google.protobuf import any_pb2 as _any_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping
@@ -23,6 +26,14 @@ class PrivateKeyProvider(_message.Message):
     typed_config: _any_pb2.Any
     fallback: bool
     def __init__(self, provider_name: _Optional[str] = ..., typed_config: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., fallback: _Optional[bool] = ...) -> None: ...
+
+class KeyMethodConfig(_message.Message):
+    __slots__ = ("private_key", "poll_delay")
+    PRIVATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    POLL_DELAY_FIELD_NUMBER: _ClassVar[int]
+    private_key: DataSource
+    poll_delay: _duration_pb2.Duration
+    def __init__(self, private_key: _Optional[_Union[DataSource, _Mapping]] = ..., poll_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class TlsCertificate(_message.Message):
     __slots__ = ("certificate_chain", "private_key", "private_key_provider")

@@ -105,6 +105,7 @@ def _roots(path: str, data: bytes) -> bytes:
 @dataclass(slots=True)
 class _Tracked:
     files: tuple[str, ...]
+    quiet: bool  # it is no failure that they are not there
     users: int = 0
     content: Content | None = None
     problem: str = ""
@@ -117,9 +118,9 @@ class FileSecrets:
         self._tracked: dict[str, _Tracked] = {}
         self.failures = 0  # num_file_secret_failures_total
 
-    def track(self, name: str, files: tuple[str, ...]) -> None:
-        """One more stream wants `name`."""
-        entry = self._tracked.setdefault(name, _Tracked(files))
+    def track(self, name: str, files: tuple[str, ...], quiet: bool = False) -> None:
+        """One more stream wants `name`. `quiet`: the files are optional until they were there once."""
+        entry = self._tracked.setdefault(name, _Tracked(files, quiet))
         entry.users += 1
         if entry.content is None:
             self._refresh(name, entry)
@@ -150,7 +151,7 @@ class FileSecrets:
         try:
             content = load(entry.files)
         except Unusable as e:
-            if str(e) != entry.problem:
+            if str(e) != entry.problem and (entry.content or not entry.quiet):
                 self.failures += 1
                 log.warning("%s is not %s: %s", name[:200], "renewed" if entry.content else "served", e)
             entry.problem = str(e)

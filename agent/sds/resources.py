@@ -1,15 +1,31 @@
 """Secrets as Envoy's messages. Pure: PEM in, serialized tls.v3.Secret out."""
 
+from agent.config import KeyProvider
 from agent.protos import secret_pb2
 
 ROOT = "ROOTCA"
+_PROVIDERS = "type.googleapis.com/envoy.extensions.private_key_providers"
+PROVIDER_TYPES = {
+    "cryptomb": f"{_PROVIDERS}.cryptomb.v3alpha.CryptoMbPrivateKeyMethodConfig",
+    "qat": f"{_PROVIDERS}.qat.v3alpha.QatPrivateKeyMethodConfig",
+}
 
 
-def key_pair(name: str, chain: bytes, key: bytes) -> bytes:
-    """A tls_certificate secret with both parts inline."""
+def key_pair(name: str, chain: bytes, key: bytes, provider: KeyProvider | None = None) -> bytes:
+    """A tls_certificate secret with both parts inline, the key inside the provider's configuration if there is one."""
     secret = secret_pb2.Secret(name=name)
-    secret.tls_certificate.certificate_chain.inline_bytes = chain
-    secret.tls_certificate.private_key.inline_bytes = key
+    tls = secret.tls_certificate
+    tls.certificate_chain.inline_bytes = chain
+    if provider is None:
+        tls.private_key.inline_bytes = key
+        return secret.SerializeToString()
+    config = secret_pb2.KeyMethodConfig()
+    config.private_key.inline_bytes = key
+    config.poll_delay.FromNanoseconds(provider.poll_delay_nanos)
+    tls.private_key_provider.provider_name = provider.name
+    tls.private_key_provider.fallback = provider.fallback
+    tls.private_key_provider.typed_config.type_url = PROVIDER_TYPES[provider.name]
+    tls.private_key_provider.typed_config.value = config.SerializeToString()
     return secret.SerializeToString()
 
 

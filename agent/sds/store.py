@@ -15,7 +15,9 @@ MEMO = 64
 
 
 class Store:
-    """Looks names up; every name that is neither ROOTCA nor a file gets the workload certificate under that name."""
+    """Looks names up. `file-...:` names are files; ROOTCA and every other name are the configured files if they are
+    there, else the certificate from the CA: every name that is not ROOTCA gets it, labelled with that name.
+    """
 
     def __init__(self, config: SdsConfig, secret: Latest[Secret | None]) -> None:
         self._config = config
@@ -26,14 +28,23 @@ class Store:
         self._answers = itertools.count(1)
         self._memo: dict[tuple[str, str, bool], bytes] = {}
 
+    def _paths(self, name: str) -> tuple[str, ...] | None:
+        """The files that may hold a name."""
+        if found := files.paths(name):
+            return found
+        if name == resources.ROOT:
+            return (self._config.root_file,) if self._config.root_file else None
+        pair = (self._config.cert_file, self._config.key_file)
+        return pair if all(pair) else None
+
     def subscribe(self, name: str) -> None:
         """A stream is interested in `name` from now on."""
-        if found := files.paths(name):
-            self._files.track(name, found)
+        if found := self._paths(name):
+            self._files.track(name, found, quiet=not files.paths(name))
 
     def unsubscribe(self, name: str) -> None:
         """The counterpart of `subscribe`."""
-        if files.paths(name):
+        if self._paths(name):
             self._files.untrack(name)
 
     def refresh(self) -> bool:
@@ -42,11 +53,10 @@ class Store:
 
     def version(self, name: str) -> str | None:
         """An opaque string that changes with the content; None while there is nothing to serve."""
-        if files.paths(name):
-            content = self._files.get(name)
-            return content.version if content else None
+        if content := self._files.get(name):
+            return content.version
         secret = self._secret.value
-        if secret is None:
+        if secret is None or files.paths(name):
             return None
         if self._seen is not secret:
             self._seen = secret
@@ -55,19 +65,21 @@ class Store:
 
     def problem(self, name: str) -> str:
         """Why a name cannot be served; "" if it can or if it only has to wait for the CA."""
-        return self._files.problem(name) if files.paths(name) else ""
+        if files.paths(name):
+            return self._files.problem(name)
+        return "another server on this node has it; this one serves files only" if self._config.external else ""
 
     def hopeless(self, name: str) -> bool:
-        """Waiting will not help: the name itself is broken."""
-        return files.paths(name) == ("",)
+        """Waiting will not help: the name itself is wrong."""
+        return files.paths(name) == ("",) or (self._config.external and not files.paths(name))
 
     def encoded(self, name: str) -> bytes:
-        """The serialized tls.v3.Secret of a name that has a version."""
+        """The serialized tls.v3.Secret of a name that has a version. Raises LookupError for any other."""
         crl = self._config.crl_enabled and os.path.exists(self._config.crl_file)
         key = (name, self.version(name) or "", crl)
         if (known := self._memo.get(key)) is None:
             if len(self._memo) >= MEMO:
-                self._memo.clear()  # no copies of old keys are kept either
+                self._memo.clear()
             known = self._memo[key] = self._encode(name, self._config.crl_file if crl else "")
         return known
 
@@ -77,23 +89,16 @@ class Store:
         return f"{time.strftime('%Y-%m-%dT%H:%M:%S')}{zone[:3]}:{zone[3:]}/{next(self._answers)}"
 
     def forget(self) -> None:
-        """Drop encoded secrets: the content changed."""
+        """Drop encoded secrets: the content changed, and no copies of old keys are kept."""
         self._memo.clear()
 
     def _encode(self, name: str, crl_file: str) -> bytes:
-        if found := files.paths(name):
-            content = self._files.get(name)
-            if content is None:
-                raise LookupError(name)
-            if len(found) == 2:
-                return resources.key_pair(name, content.chain, content.key)
-            return resources.trust(name, content.roots, crl_file)
-        secret = self._secret.value
-        if secret is None:
+        source = self._files.get(name) or (None if files.paths(name) else self._secret.value)
+        if source is None:
             raise LookupError(name)
-        if name == resources.ROOT:
-            return resources.trust(name, secret.roots, crl_file)
-        return resources.key_pair(name, secret.chain, secret.key)
+        if name == resources.ROOT or resources.file_root(name) is not None:
+            return resources.trust(name, source.roots, crl_file)
+        return resources.key_pair(name, source.chain, source.key, self._config.key_provider)
 
 
 def _digest(data: bytes) -> str:
