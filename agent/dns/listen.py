@@ -16,7 +16,6 @@ log = logs.scope("dns")
 
 SAVED_RESOLV_CONF = "/var/lib/istio/resolv.conf"  # what resolv.conf was before it named this proxy
 RECEIVE_BUFFER = 4 << 20  # bytes; the kernel gives what it allows
-BACKLOG = 512
 
 
 class Place(NamedTuple):
@@ -67,7 +66,7 @@ def bind(host: str, port: int, servers: Sequence[str]) -> tuple[list[socket.sock
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     # Port 0 (tests): TCP gets the port that UDP was given.
                     sock.bind((address[0], udp[-1].getsockname()[1], *address[2:]))
-                    sock.listen(BACKLOG)
+                    sock.listen()
                 else:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
                     sock.bind(address)

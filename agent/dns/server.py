@@ -10,10 +10,11 @@ from agent import logs
 from agent.config import DnsConfig
 from agent.dns import listen, message
 from agent.dns.answer import Answer, local
+from agent.dns.cache import AnswerCache
 from agent.dns.message import FORMERR, MAX_TCP, SERVFAIL, Query
 from agent.dns.stats import DnsStats
 from agent.dns.table import HostTable
-from agent.dns.tcp import TcpService
+from agent.dns.tcp import Reply, TcpService
 from agent.dns.upstream import Upstream
 from agent.events import Recorder
 from agent.latest import Latest
@@ -23,7 +24,6 @@ log = logs.scope("dns")
 
 BURST = 256  # datagrams per turn of the loop, so that nobody else starves
 MAX_QUERY = 4096  # bytes of a UDP query; longer ones are refused
-CACHE_ENTRIES, CACHE_BYTES = 8192, 8 << 20
 NOT_YET = "the DNS proxy has not received a name table from the control plane yet"
 
 
@@ -46,9 +46,7 @@ class DnsServer:
         self._seen = -1  # version of the table that `_hosts` was made from
         self._hosts: HostTable | None = None
         self._source: Mapping[str, NameInfo] | None = None
-        # Query bytes behind the id -> the reply behind the id, or how to make it, or the query that must be forwarded.
-        self._cache: dict[bytes, bytes | Answer | Query] = {}
-        self._cache_bytes = 0
+        self._known, self._known_tcp = AnswerCache(), AnswerCache()
 
     async def start(self) -> None:
         """Bind; FatalError with one sentence if the address or resolv.conf will not do."""
@@ -104,20 +102,12 @@ class DnsServer:
             return
         first, self._source = self._hosts is None, table
         self._hosts = HostTable(table, self._config.proxy_namespace, self._config.proxy_domain, self._search)
-        self._forget()
+        self._known.clear()
+        self._known_tcp.clear()
         log.debug("name table with %d hosts, %d names", len(table), len(self._hosts))
         if first:
             self._recorder.record("dns", "table-loaded", "The first name table is in use", hosts=len(table))
             self.readiness.set(Readiness(True))
-
-    def _forget(self) -> None:
-        self._cache, self._cache_bytes = {}, 0
-
-    def _remember(self, key: bytes, value: bytes | Answer | Query, weight: int) -> None:
-        if len(self._cache) >= CACHE_ENTRIES or self._cache_bytes + weight > CACHE_BYTES:
-            self._forget()
-        self._cache[key] = value
-        self._cache_bytes += weight
 
     # ---- UDP
 
@@ -125,7 +115,8 @@ class DnsServer:
         """The fast path: most queries repeat, byte by byte but for the id."""
         if self._seen != self._table.version:
             self._refresh()
-        receive, send, stats, fraction = sock.recvfrom, sock.sendto, self.stats, random.random
+        receive, send, look_up, fraction = sock.recvfrom, sock.sendto, self._known.get, random.random
+        stats = self.stats
         for _ in range(BURST):
             try:
                 packet, peer = receive(MAX_QUERY + 1)
@@ -134,7 +125,7 @@ class DnsServer:
             except OSError as error:
                 log.debug("cannot receive: %s", error)
                 return
-            known = self._cache.get(packet[2:])
+            known = look_up(packet[2:])
             if type(known) is bytes:
                 reply = packet[:2] + known
             elif type(known) is Answer:
@@ -151,26 +142,13 @@ class DnsServer:
 
     def _slow(self, sock: socket.socket, packet: bytes, peer: Any, query: Query | None) -> None:
         if query is None:
-            read = message.read(packet) if len(packet) <= MAX_QUERY else FORMERR
-            if read is None:
+            reply = self._decide(packet, self._known) if len(packet) <= MAX_QUERY else message.error(packet, FORMERR)
+            if not isinstance(reply, Query):
+                if reply is not None:
+                    self._send(sock, reply, peer)
                 return
-            self.stats.requests += 1
-            if isinstance(read, int):
-                self._send(sock, message.error(packet, read), peer)
-                return
-            query = read
-            if self._hosts is None and not self._before_table:
-                self._send(sock, message.error(packet, SERVFAIL, query), peer)
-                return
-            if (answer := self._local(query, query.limit)) is not None:
-                fixed = answer.fixed
-                self._remember(packet[2:], answer if fixed is None else fixed, answer.weight + len(packet))
-                self._send(sock, answer.wire(packet[:2], random.random()), peer)
-                return
-            if self._hosts is not None:
-                self._remember(packet[2:], query, 2 * len(packet) + 300)
-        else:
-            self.stats.requests += 1
+            query = reply
+        self.stats.requests += 1
         wanted = query
 
         def done(reply: bytes | None) -> None:
@@ -180,9 +158,6 @@ class DnsServer:
 
         self._upstream.forward(packet, query.question, done)
 
-    def _local(self, query: Query, limit: int) -> Answer | None:
-        return local(query, self._hosts, limit, random.random) if self._hosts is not None else None
-
     def _send(self, sock: socket.socket, reply: bytes, peer: Any) -> None:
         try:
             sock.sendto(reply, peer)
@@ -191,18 +166,43 @@ class DnsServer:
 
     # ---- TCP
 
-    async def _answer_tcp(self, packet: bytes) -> bytes | None:
+    def _answer_tcp(self, packet: bytes) -> Reply:
         if self._seen != self._table.version:
             self._refresh()
-        read = message.read(packet)
-        if read is None:
-            return None
+        known = self._known_tcp.get(packet[2:])
+        if known is None:
+            decided = self._decide(packet, self._known_tcp, MAX_TCP)
+            if not isinstance(decided, Query):
+                return decided
+            known = decided
         self.stats.requests += 1
-        if isinstance(read, int):
-            return message.error(packet, read)
-        if self._hosts is None and not self._before_table:
-            return message.error(packet, SERVFAIL, read)
-        if (answer := self._local(read, MAX_TCP)) is not None:
-            return answer.wire(packet[:2], random.random())
-        reply = await self._upstream.forward_tcp(packet, read.question)
-        return message.error(packet, SERVFAIL, read) if reply is None else reply
+        if isinstance(known, Query):
+            return self._forward_tcp(packet, known)
+        self.stats.cached += 1
+        return packet[:2] + known if isinstance(known, bytes) else known.wire(packet[:2], random.random())
+
+    async def _forward_tcp(self, packet: bytes, query: Query) -> bytes:
+        reply = await self._upstream.forward_tcp(packet, query.question)
+        return message.error(packet, SERVFAIL, query) if reply is None else reply
+
+    # ---- both
+
+    def _decide(self, packet: bytes, cache: AnswerCache, limit: int = 0) -> bytes | Query | None:
+        """The reply to a packet that is not known yet (counted), or the query to forward (not counted), or nothing."""
+        query = message.read(packet)
+        if query is None:
+            return None
+        if isinstance(query, int):
+            self.stats.requests += 1
+            return message.error(packet, query)
+        if self._hosts is None:
+            if self._before_table:
+                return query
+            self.stats.requests += 1
+            return message.error(packet, SERVFAIL, query)
+        answer = local(query, self._hosts, limit or query.limit, random.random)
+        cache.add(packet[2:], query if answer is None else answer)
+        if answer is None:
+            return query
+        self.stats.requests += 1
+        return answer.wire(packet[:2], random.random())

@@ -15,7 +15,7 @@ def framed(message: bytes) -> bytes:
     return len(message).to_bytes(2, "big") + message
 
 
-async def echo(query: bytes) -> bytes | None:
+def echo(query: bytes) -> bytes | None:
     return None if query.startswith(b"quiet") else query[::-1]
 
 
@@ -32,7 +32,7 @@ def play(client: Client, answer: tcp.Answerer = echo, idle: float = 10.0) -> Non
                 serving = group.create_task(service.serve(listener))
                 await asyncio.wait_for(client(service, listener.getsockname()), 20)
                 serving.cancel()
-        assert service.connections == 0
+        assert service.connections == set()
 
     asyncio.run(main())
 
@@ -59,10 +59,12 @@ def test_messages_in_one_write_and_in_single_bytes() -> None:
 def test_a_slow_answer_does_not_hold_up_the_next() -> None:
     release = asyncio.Event()
 
-    async def answer(query: bytes) -> bytes:
-        if query.startswith(b"slow"):
-            await release.wait()
+    async def slow(query: bytes) -> bytes:
+        await release.wait()
         return query
+
+    def answer(query: bytes) -> tcp.Reply:
+        return slow(query) if query.startswith(b"slow") else query
 
     async def client(service: TcpService, where: tuple[str, int]) -> None:
         reader, writer = await asyncio.open_connection(*where)
@@ -133,6 +135,49 @@ def test_a_client_that_vanishes_while_its_answer_is_made_is_no_trouble() -> None
         reader, writer = await asyncio.open_connection(*where)
         writer.write(framed(QUERY))
         assert await read(reader) == QUERY * 3000
+        writer.close()
+
+    play(client, answer)
+
+
+def test_a_client_that_never_reads_is_not_read_either_and_then_let_go() -> None:
+    asked = 0
+
+    def answer(query: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        return bytes(60000)
+
+    async def client(service: TcpService, where: tuple[str, int]) -> None:
+        _, writer = await asyncio.open_connection(*where)
+        writer.write(framed(QUERY) * 20000)
+        while not service.connections:
+            await asyncio.sleep(0.01)
+        while service.connections:
+            await asyncio.sleep(0.01)
+        assert asked < 2000
+        writer.transport.abort()
+
+    play(client, answer, idle=0.3)
+
+
+def test_queries_that_wait_are_bounded_and_all_answered() -> None:
+    waiting, most = 0, 0
+
+    async def answer(query: bytes) -> bytes:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        await asyncio.sleep(0.001)
+        waiting -= 1
+        return query
+
+    async def client(service: TcpService, where: tuple[str, int]) -> None:
+        reader, writer = await asyncio.open_connection(*where)
+        queries = [i.to_bytes(20, "big") for i in range(500)]
+        writer.write(b"".join(map(framed, queries)))
+        assert sorted([await read(reader) for _ in queries]) == queries
+        assert most == tcp.MAX_IN_FLIGHT
         writer.close()
 
     play(client, answer)
