@@ -76,13 +76,14 @@ def _read(path: str) -> bytes:
 
 
 def _check_pair(files: tuple[str, ...], chain: bytes, key: bytes) -> None:
-    if chain.find(b"-----BEGIN ") != chain.find(pem.BEGIN) or len(pem.certificates(chain)) != chain.count(pem.BEGIN):
+    blocks = pem.certificates(chain)
+    if not blocks or chain.find(b"-----BEGIN ") != chain.find(pem.BEGIN) or len(blocks) != chain.count(pem.BEGIN):
         raise Unusable(f"{files[0]} does not begin with a whole PEM certificate")
     block = KEY.search(key)
     if block is None:
         raise Unusable(f"{files[1]} holds no whole PEM private key")
     try:
-        leaf = x509.load_pem_x509_certificate(pem.certificates(chain)[0])
+        leaf = x509.load_pem_x509_certificate(blocks[0])
         matches = serialization.load_pem_private_key(block[0], None).public_key() == leaf.public_key()
     except Exception as e:  # cryptography has a dozen ways to say that it cannot parse; its text may quote the key
         raise Unusable(f"{files[0]} or {files[1]} cannot be parsed ({type(e).__name__})") from e

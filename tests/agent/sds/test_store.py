@@ -1,0 +1,99 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.config import SdsConfig
+from agent.latest import Latest
+from agent.model import Secret
+from agent.protos import secret_pb2
+from agent.sds.store import MEMO, Store
+from tests.fakes.ca import Root
+
+SECRET = Secret(b"chain", b"key", b"roots", "spiffe://x", 0.0, 1.0, 0.0)
+
+
+def make(tmp_path: Path, secret: Secret | None = SECRET, **config: str | bool) -> tuple[Store, Latest[Secret | None]]:
+    latest = Latest(secret)
+    return Store(SdsConfig(crl_file=str(tmp_path / "crl"), **config), latest), latest  # type: ignore[arg-type]
+
+
+def decode(store: Store, name: str) -> secret_pb2.Secret:
+    return secret_pb2.Secret.FromString(store.encoded(name))
+
+
+def test_nothing_is_there_before_the_first_certificate(tmp_path: Path) -> None:
+    store, latest = make(tmp_path, None)
+    assert store.version("default") is None
+    assert store.problem("default") == ""
+    assert not store.hopeless("default")
+    with pytest.raises(LookupError):
+        store.encoded("default")
+    latest.set(SECRET)
+    assert store.version("default")
+
+
+def test_versions_follow_the_content_and_nothing_else(tmp_path: Path) -> None:
+    store, latest = make(tmp_path)
+    cert, root = store.version("default"), store.version("ROOTCA")
+    assert cert == store.version("any other name")
+    latest.set(replace(SECRET, created=5.0))
+    assert (store.version("default"), store.version("ROOTCA")) == (cert, root)
+    latest.set(replace(SECRET, chain=b"new"))
+    assert store.version("default") != cert
+    assert store.version("ROOTCA") == root
+
+
+def test_a_push_to_many_is_encoded_once_and_old_keys_are_forgotten(tmp_path: Path) -> None:
+    store, _ = make(tmp_path)
+    first = store.encoded("default")
+    assert store.encoded("default") is first
+    store.forget()
+    assert store.encoded("default") is not first
+    for i in range(MEMO * 2):
+        store.encoded(f"n{i}")
+
+
+def test_mounted_files_stand_in_for_the_ca(tmp_path: Path) -> None:
+    root = Root()
+    key, cert = root.workload("spiffe://mounted/x")
+    names = {"cert_file": "c.pem", "key_file": "k.pem", "root_file": "r.pem"}
+    store, _ = make(tmp_path, **{k: str(tmp_path / v) for k, v in names.items()})
+    for name in ("default", "ROOTCA"):
+        store.subscribe(name)
+    assert decode(store, "default").tls_certificate.certificate_chain.inline_bytes == b"chain"
+    (tmp_path / "c.pem").write_bytes(cert)
+    (tmp_path / "k.pem").write_bytes(key)
+    (tmp_path / "r.pem").write_bytes(root.pem)
+    before = store.version("default")
+    assert store.refresh()
+    assert store.version("default") != before
+    assert decode(store, "default").tls_certificate.private_key.inline_bytes == key
+    assert decode(store, "ROOTCA").validation_context.trusted_ca.inline_bytes == root.pem
+
+
+def test_beside_an_external_server_only_files_are_served(tmp_path: Path) -> None:
+    (tmp_path / "r.pem").write_bytes(Root().pem)
+    store, _ = make(tmp_path, None, external=True)
+    assert store.hopeless("default")
+    assert "files only" in store.problem("default")
+    name = f"file-root:{tmp_path}/r.pem"
+    store.subscribe(name)
+    assert not store.hopeless(name)
+    assert decode(store, name).name == name
+    store.unsubscribe(name)
+    assert store.version(name) is None
+
+
+def test_an_empty_file_name_is_hopeless(tmp_path: Path) -> None:
+    store, _ = make(tmp_path)
+    store.subscribe("file-root:")
+    assert store.hopeless("file-root:")
+    assert "no path" in store.problem("file-root:")
+
+
+def test_stamps_are_time_and_counter(tmp_path: Path) -> None:
+    store, _ = make(tmp_path)
+    first, second = store.stamp(), store.stamp()
+    assert (first.rpartition("/")[2], second.rpartition("/")[2]) == ("1", "2")
+    assert first.rpartition("/")[0][10] == "T"

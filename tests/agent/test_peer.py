@@ -1,0 +1,247 @@
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import peer
+from agent.config import PeerConfig
+from agent.errors import AttemptError
+from tests.fakes.ca import Root, key_pem, new_key
+
+NAME = "istiod.istio-system.svc"
+ECHO = "/test.Echo/Call"
+
+
+def config(tmp: Path, **changes: Any) -> PeerConfig:
+    values: dict[str, Any] = {
+        "addresses": (),
+        "plaintext": False,
+        "root_file": str(tmp / "root.pem"),
+        "server_name": NAME,
+        "token_file": str(tmp / "token"),
+        **changes,
+    }
+    return PeerConfig(**values)
+
+
+@asynccontextmanager
+async def echo_server(root: Root, *names: str, client_root: Root | None = None, tls: bool = True) -> AsyncIterator[str]:
+    """Answers with the client's SPIFFE URI; yields its port."""
+
+    async def call(_: bytes, context: Any) -> bytes:
+        return b",".join(context.auth_context().get("x509_subject_alternative_name", []))
+
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(call)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Handlers(),))
+    if tls:
+        trust = client_root.pem if client_root else None
+        credentials = grpc.ssl_server_credentials([root.server(*names)], trust, client_root is not None)
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield str(port)
+    finally:
+        await server.stop(None)
+
+
+async def ask(config: PeerConfig, address: str, pair: tuple[bytes, bytes] | None = None) -> bytes:
+    channel = await peer.open_channel(config, address, pair)
+    try:
+        answer: bytes = await channel.unary_unary(ECHO)(b"", timeout=10)
+        return answer
+    finally:
+        await channel.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "server_name"),
+    [
+        ("localhost", (NAME,), NAME),
+        ("localhost", ("localhost",), "localhost"),
+        ("127.0.0.1", ("127.0.0.1",), "127.0.0.1"),
+    ],
+    ids=["other name", "host", "ip"],
+)
+def test_the_server_is_verified_under_the_expected_name(
+    tmp_path: Path, host: str, names: tuple[str, ...], server_name: str
+) -> None:
+    async def main() -> None:
+        root = Root()
+        (tmp_path / "root.pem").write_bytes(Root("unrelated").pem + b"a comment\n" + root.pem)
+        async with echo_server(root, *names) as port:
+            assert await ask(config(tmp_path, server_name=server_name), f"{host}:{port}") == b""
+
+    asyncio.run(main())
+
+
+def test_failures_are_explained(tmp_path: Path) -> None:
+    async def failure(c: PeerConfig, address: str) -> str:
+        with pytest.raises(grpc.aio.AioRpcError) as e:
+            await ask(c, address)
+        assert e.value.code() is grpc.StatusCode.UNAVAILABLE
+        return peer.explain(c, address, e.value.details() or "")
+
+    async def main() -> None:
+        root = Root()
+        (tmp_path / "root.pem").write_bytes(root.pem)
+        c = config(tmp_path)
+        async with echo_server(root, "other.svc") as port:
+            assert f"not for {NAME}" in await failure(c, f"127.0.0.1:{port}")
+        async with echo_server(Root("stranger"), NAME) as port:
+            assert f"does not chain to the roots in {c.root_file}" in await failure(c, f"127.0.0.1:{port}")
+        async with echo_server(root, NAME, tls=False) as port:
+            assert await failure(c, f"127.0.0.1:{port}") == f"127.0.0.1:{port} does not speak TLS"
+        assert await failure(c, "127.0.0.1:1") == "127.0.0.1:1 refuses connections"
+        assert "cannot be resolved" in await failure(c, "nowhere.invalid:1")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"]
+)
+def test_a_useless_root_file_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "root.pem").write_bytes(content)
+    with pytest.raises(AttemptError, match=r"root\.pem") as e:
+        asyncio.run(peer.open_channel(config(tmp_path), "127.0.0.1:1"))
+    assert e.value.reason == "root_file"
+
+
+def test_unparsable_roots_are_left_out(tmp_path: Path) -> None:
+    root = Root()
+    file = tmp_path / "roots.pem"
+    file.write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + root.pem)
+    assert peer.read_roots(str(file)).strip() == root.pem.strip()
+
+
+def test_the_client_certificate_is_shown_while_it_is_valid(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        root = Root()
+        (tmp_path / "root.pem").write_bytes(root.pem)
+        key_file, cert_file = tmp_path / "key.pem", tmp_path / "cert.pem"
+        c = config(tmp_path, key_file=str(key_file), cert_file=str(cert_file))
+        async with echo_server(root, NAME, client_root=root) as port:
+            address = f"127.0.0.1:{port}"
+            own = root.workload("spiffe://x/own")
+            assert await ask(c, address, own) == b"spiffe://x/own"  # nothing on disk yet
+            key, cert = root.workload("spiffe://x/provisioned")
+            key_file.write_bytes(key)
+            cert_file.write_bytes(cert)
+            assert await ask(c, address, own) == b"spiffe://x/provisioned"
+            cert_file.write_bytes(root.workload("spiffe://x/late", ttl=-5)[1])
+            assert await ask(c, address, own) == b"spiffe://x/own"
+            assert "expired" in caplog.text
+            cert_file.write_bytes(b"garbage")
+            assert peer.read_client_pair(c) is None
+
+    logging.getLogger("agent").propagate = True
+    asyncio.run(main())
+
+
+def test_a_valid_certificate_with_another_key_is_an_error(tmp_path: Path) -> None:
+    root = Root()
+    (tmp_path / "cert.pem").write_bytes(root.workload("spiffe://x/y")[1])
+    c = config(tmp_path, key_file=str(tmp_path / "key.pem"), cert_file=str(tmp_path / "cert.pem"))
+    for content in (None, b"garbage", key_pem(new_key())):
+        if content is not None:
+            (tmp_path / "key.pem").write_bytes(content)
+        with pytest.raises(AttemptError, match=r"key\.pem") as e:
+            peer.read_client_pair(c)
+        assert e.value.reason == "client_certificate"
+
+
+def test_metadata_carries_cluster_headers_and_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(" abc \n")
+    headers = {"X-Tenant": "a=b=c", "bad header": "x", "x-bad": "é", "x-data-bin": "raw"}
+    c = config(tmp_path, cluster_id="east", headers=headers)
+    assert peer.metadata(c) == [
+        ("clusterid", "east"),
+        ("x-tenant", "a=b=c"),
+        ("x-data-bin", b"raw"),
+        ("authorization", "Bearer abc"),
+    ]
+    (tmp_path / "token").write_text("def")
+    assert ("authorization", "Bearer def") in peer.metadata(c)
+    assert ("authorization", "Bearer given") in peer.metadata(c, "given")
+    assert "authorization" not in dict(peer.metadata(c, ""))
+
+
+def jwt(claims: object) -> str:
+    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"e30.{body}.c2ln"
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b" \n", b"\xff\xfe", b"two\nlines", jwt({"exp": 1000}).encode()],
+    ids=["missing", "empty", "blank", "binary", "lines", "expired"],
+)  # fmt: skip
+def test_a_useless_token_is_not_sent(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    assert "authorization" not in dict(peer.metadata(config(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("token", "expiry"),
+    [
+        (jwt({"exp": 1700000000}), 1700000000.0),
+        (jwt({"exp": 1.5}), 1.5),
+        (jwt({}), None),
+        (jwt([]), None),
+        (jwt({"exp": "soon"}), None),
+        (jwt({"exp": True}), None),
+        (jwt({"exp": 1e300}), None),
+        ("opaque", None),
+        ("a.b", None),
+        ("a.!!!.c", None),
+    ],
+)
+def test_jwt_expiry(token: str, expiry: float | None) -> None:
+    assert peer.jwt_expiry(token) == expiry
+
+
+def test_an_expired_token_says_since_when(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(jwt({"exp": 1000}))
+    with pytest.raises(AttemptError, match="expired 60 s ago") as e:
+        peer.read_token(str(tmp_path / "token"), now=1060.0)
+    assert e.value.reason == "token_expired"
+    assert peer.read_token(str(tmp_path / "token"), now=999.0)
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), max_size=60))
+def test_any_token_text_has_an_expiry_or_none(text: str) -> None:
+    for token in (text, f"e30.{text}.sig", f"{text}.{text}.{text}"):
+        expiry = peer.jwt_expiry(token)
+        assert expiry is None or isinstance(expiry, float)
+
+
+@given(st.text(max_size=300))
+def test_explanations_are_one_line(details: str) -> None:
+    c = PeerConfig(addresses=(), plaintext=False, root_file="r.pem", server_name="n")
+    sentence = peer.explain(c, "h:1", details)
+    assert "h:1" in sentence
+    assert len(sentence.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "host"), [("istiod:15012", "istiod"), ("[fd00::1]:15012", "fd00::1"), ("10.0.0.1:1", "10.0.0.1")]
+)
+def test_host_of(address: str, host: str) -> None:
+    assert peer.host_of(address) == host
