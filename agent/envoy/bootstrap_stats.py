@@ -88,8 +88,10 @@ def _buckets(config: AgentConfig, warn: Warn) -> list[dict[str, Any]]:
         return []
     try:
         found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("it is not an object")
         return [{"match": {"prefix": p}, "buckets": [float(b) for b in found[p]]} for p in sorted(found)]
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
+    except (ValueError, TypeError) as e:
         warn(f"annotation sidecar.istio.io/statsHistogramBuckets is ignored: it must map prefixes to numbers ({e})")
         return []
 

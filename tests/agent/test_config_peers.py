@@ -1,0 +1,187 @@
+"""Who is trusted, what is shown to whom, and when there is no CA at all."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from agent.config import PeerConfig
+from agent.errors import ConfigError, FatalError
+from tests.fakes.configs import ROOT, make
+
+CERTS = {f"./etc/certs/{n}.pem": b"x" for n in ("cert-chain", "key", "root-cert")}
+SPIFFE = {f"./var/run/secrets/workload-spiffe-credentials/{n}.pem": b"x" for n in ("cert-chain", "key", "root-cert")}
+
+
+def ca(**kwargs: Any) -> PeerConfig:
+    identity = make(**kwargs).identity
+    assert identity is not None
+    return identity.ca
+
+
+def test_a_plain_pod() -> None:
+    c = make(env={"XDS_HEADER_a": "1=2", "CA_HEADER_b": "3", "CA_HEADER_": "no", "GRPC_KEEPALIVE_INTERVAL": "5s"})
+    assert c.identity is not None
+    for peer in (c.xds.plane, c.identity.ca):
+        assert peer.addresses == ("istiod.istio-system.svc:15012",)
+        assert (peer.root_file, peer.server_name, peer.plaintext) == (ROOT, "istiod.istio-system.svc", False)
+        assert (peer.key_file, peer.cert_file, peer.cluster_id, peer.keepalive_interval) == ("", "", "Kubernetes", 5.0)
+    assert c.xds.plane.headers == {"a": "1=2"}
+    assert c.identity.ca.headers == {"b": "3"}
+
+
+@pytest.mark.parametrize(
+    ("address", "san", "name"),
+    [
+        ("h:1", None, "h"),
+        ("localhost:1", None, "istiod.istio-system.svc"),
+        ("[fd00::1]:1", None, "fd00::1"),
+        ("h:1", "san", "san"),
+    ],
+)
+def test_verified_name(address: str, san: str | None, name: str) -> None:
+    assert make(proxy={"discoveryAddress": address}, env={"ISTIOD_SAN": san}).xds.plane.server_name == name
+
+
+def test_the_san_override_is_not_for_a_ca_elsewhere() -> None:
+    assert ca(env={"ISTIOD_SAN": "san"}).server_name == "san"
+    assert ca(env={"ISTIOD_SAN": "san", "CA_ADDR": "ca:1"}).server_name == "ca"
+
+
+def test_plaintext() -> None:
+    c = make(proxy={"controlPlaneAuthPolicy": "NONE", "discoveryAddress": "h:15010"}, files={ROOT: None})
+    assert c.identity is not None
+    assert (c.xds.plane.plaintext, c.identity.ca.plaintext) == (True, True)
+    assert any("without encryption" in w for w in c.warnings)
+
+
+@pytest.mark.parametrize(
+    ("env", "files", "plane", "authority"),
+    [
+        ({"XDS_ROOT_CA": "SYSTEM", "CA_ROOT_CA": "SYSTEM"}, {ROOT: None}, "", ""),
+        ({"XDS_ROOT_CA": "x.pem", "CA_ROOT_CA": "c.pem"}, {"x.pem": b"", "c.pem": b""}, "x.pem", "c.pem"),
+        ({}, {"./etc/certs/root-cert.pem": b""}, "./etc/certs/root-cert.pem", ROOT),
+        (
+            {"PILOT_CERT_PROVIDER": "custom"},
+            {"./etc/certs/root-cert.pem": b""},
+            "./etc/certs/root-cert.pem",
+            "./etc/certs/root-cert.pem",
+        ),
+        ({"PROV_CERT": "p"}, {"p/root-cert.pem": b""}, "p/root-cert.pem", "p/root-cert.pem"),
+    ],
+)
+def test_roots(env: Mapping[str, str], files: Mapping[str, bytes | None], plane: str, authority: str) -> None:
+    c = make(env=env, files=files)
+    assert c.identity is not None
+    assert (c.xds.plane.root_file, c.identity.ca.root_file) == (plane, authority)
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"XDS_ROOT_CA": "none.pem"}, "XDS_ROOT_CA: root certificate file none.pem does not exist"),
+        ({"CA_ROOT_CA": "none.pem"}, "CA_ROOT_CA"),
+        ({"PILOT_CERT_PROVIDER": "none"}, "PILOT_CERT_PROVIDER=none"),
+        ({"PILOT_CERT_PROVIDER": "custom"}, "PILOT_CERT_PROVIDER=custom"),
+        ({"FILE_MOUNTED_CERTS": "true"}, "ISTIO_META_TLS_CLIENT_ROOT_CERT"),
+        ({"FILE_MOUNTED_CERTS": "true", "PROV_CERT": "p"}, "exclude each other"),
+        ({"CA_PROVIDER": "Other"}, "CA_PROVIDER 'Other'"),
+        ({"CA_PROVIDER": "GkeWorkloadCertificate"}, "does not exist"),
+        ({"CREDENTIAL_FETCHER_TYPE": "Other"}, "CREDENTIAL_FETCHER_TYPE"),
+        ({"WORKLOAD_IDENTITY_SOCKET_FILE": "a/b"}, "bare file name"),
+        ({"WORKLOAD_IDENTITY_SOCKET_FILE": ""}, "bare file name"),
+        ({"WORKLOAD_IDENTITY_SOCKET_FILE": "spire"}, "no SDS server answers"),
+        ({"ECC_SIGNATURE_ALGORITHM": "RSA"}, "ECC_SIGNATURE_ALGORITHM"),
+        ({"CA_ADDR": "nowhere"}, "CA_ADDR 'nowhere'"),
+    ],
+)
+def test_refusals(env: Mapping[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(env=env)
+    assert said in str(caught.value)
+
+
+def test_a_missing_root_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"root-cert\.pem does not exist"):
+        make(files={ROOT: None})
+
+
+def test_provisioned_directory_must_exist() -> None:
+    with pytest.raises(FatalError, match=r"nosuch/root-cert\.pem does not exist"):
+        make(env={"PROV_CERT": "nosuch"})
+
+
+def test_provisioned_pair_is_shown_to_both() -> None:
+    c = make(env={"PROV_CERT": "p"}, files={"p/root-cert.pem": b""})
+    assert c.identity is not None
+    for peer in (c.xds.plane, c.identity.ca):
+        assert (peer.key_file, peer.cert_file) == ("p/key.pem", "p/cert-chain.pem")
+
+
+def test_file_mounted() -> None:
+    metadata = {f"ISTIO_META_TLS_CLIENT_{k}": f"/{k}" for k in ("KEY", "CERT_CHAIN", "ROOT_CERT")}
+    c = make(env={"FILE_MOUNTED_CERTS": "1"}, proxy={"proxyMetadata": metadata}, files={"/ROOT_CERT": b""})
+    assert c.identity is None
+    plane = c.xds.plane
+    assert (plane.key_file, plane.cert_file, plane.root_file) == ("/KEY", "/CERT_CHAIN", "/ROOT_CERT")
+
+
+def test_mounted_certificates_make_the_ca_needless() -> None:
+    c = make(files=CERTS)
+    assert c.identity is None
+    assert c.sds.cert_file == "./etc/certs/cert-chain.pem"
+    assert c.xds.plane.key_file == ""
+    some = dict(list(CERTS.items())[:2])
+    assert make(files=some).identity is not None
+
+
+@pytest.mark.parametrize("output", ["./etc/certs", "etc/certs/", "etc/../etc/certs"])
+def test_our_own_output_is_not_mounted(output: str) -> None:
+    c = make(env={"PROV_CERT": output, "OUTPUT_CERTS": output}, files={**CERTS, f"{output}/root-cert.pem": b""})
+    assert c.identity is not None
+    assert c.identity.output_dir == output
+    assert c.sds.cert_file == ""
+
+
+def test_workload_credentials_directory() -> None:
+    metadata = {"ISTIO_META_TLS_CLIENT_ROOT_CERT": ROOT}
+    c = make(files=SPIFFE, proxy={"proxyMetadata": metadata})
+    assert c.identity is None
+    assert c.sds.key_file == "./var/run/secrets/workload-spiffe-credentials/key.pem"
+
+
+def test_external_sds() -> None:
+    socket = "./var/run/secrets/workload-spiffe-uds/spire"
+    c = make(env={"WORKLOAD_IDENTITY_SOCKET_FILE": "spire"}, sockets=[socket])
+    assert c.identity is None
+    assert c.sds.external
+    assert c.sds.socket_path == "./var/run/secrets/credential-uds/files-socket"
+    assert c.bootstrap.external_sds
+    assert make(sockets=["./var/run/secrets/credential-uds/socket"]).bootstrap.credential_socket
+
+
+def test_keys_and_lifetimes() -> None:
+    identity = make(
+        env={
+            "SECRET_TTL": "1h",
+            "SECRET_GRACE_PERIOD_RATIO": "0.25",
+            "SECRET_GRACE_PERIOD_RATIO_JITTER": "x",
+            "WORKLOAD_RSA_KEY_SIZE": "4096",
+            "ECC_SIGNATURE_ALGORITHM": "ECDSA",
+            "ECC_CURVE": "P384",
+            "PKCS8_KEY": "true",
+            "ISTIO_META_CERT_SIGNER": "s",
+            "KUBERNETES_SERVICE_HOST": "h",
+            "TRUST_DOMAIN": "",
+        }
+    ).identity
+    assert identity is not None
+    assert (identity.ttl, identity.grace_ratio, identity.grace_jitter, identity.rsa_key_size) == (
+        3600,
+        0.25,
+        0.01,
+        4096,
+    )
+    assert (identity.ecdsa, identity.curve, identity.pkcs8, identity.cert_signer) == (True, "P384", True, "s")
+    assert identity.output_mode == 0o644
+    assert identity.spiffe_id == "spiffe:///ns/demo/sa/app"
