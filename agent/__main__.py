@@ -16,6 +16,10 @@ COMMANDS = {
     "lab": ("agent.lab.cli", "a mesh on one machine: demo, up, plane, ca (see lab --help)"),
 }
 
+# gRPC's core reads these when it is loaded. Envoy is forked and exec'd at once, so its fork handlers have nothing to
+# protect, and its own log lines would end up between ours.
+GRPC_DEFAULTS = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
+
 
 def usage(program: str) -> str:
     rows = "\n".join(f"  {name:16}{what}" for name, (_, what) in COMMANDS.items())
@@ -65,7 +69,10 @@ def dispatch(program: str, argv: Sequence[str], environ: Mapping[str, str]) -> i
 def main() -> int:
     try:
         program = os.path.basename(sys.argv[0])
-        status = dispatch("remora-agent" if program == "__main__.py" else program, sys.argv[1:], os.environ.copy())
+        environ = os.environ.copy()  # what children inherit; the lines below are for this process alone
+        for name, value in GRPC_DEFAULTS.items():
+            os.environ.setdefault(name, value)
+        status = dispatch("remora-agent" if program == "__main__.py" else program, sys.argv[1:], environ)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has gone; do not let the interpreter complain about it at exit.

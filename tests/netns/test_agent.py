@@ -1,0 +1,179 @@
+"""The whole agent as a process: good days, and bad days with a sentence, an exit code and nothing left behind."""
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.agent import World
+from tests.fakes.envoy import alive, wait_for
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    # A unix socket's path has at most 107 characters.
+    with World(tmp_path_factory.mktemp("a")) as made:
+        yield made
+
+
+def leftovers(world: World) -> list[str]:
+    """Sockets, rendered files and Envoy processes that are still there."""
+    files = [str(p) for p in world.folder.rglob("*") if p.is_socket() or p.name.startswith("envoy-rev")]
+    return files + [f"process {pid}" for pid in world.envoy_starts() if alive(pid)]
+
+
+def test_ready_then_a_graceful_end(world: World) -> None:
+    world.start()
+    world.wait_ready()
+    wait_for(lambda: world.ca.calls, 10)
+    assert world.ca.calls[0].metadata["authorization"] == "Bearer token-1"
+    status, out, err = world.end(signal.SIGTERM)
+    assert (status, err) == (0, "")
+    assert "POST /drain_listeners?inboundonly&graceful" in (world.folder / "requests.log").read_text()
+    assert "token-1" not in out
+    assert leftovers(world) == []
+
+
+def test_not_ready_with_the_reason_until_envoy_has_its_configuration(world: World) -> None:
+    (world.folder / "stats.txt").write_text("server.state: 2\n")
+    world.start()
+    status, reason = wait_for(lambda: (r := world.http(15020, "/healthz/ready"))[0] and r, 20)
+    assert status == 503
+    assert reason
+
+
+def test_quitquitquit_ends_with_zero(world: World) -> None:
+    world.start()
+    world.wait_ready()
+    assert world.http(15020, "/quitquitquit", "POST")[0] == 200
+    assert world.end()[0] == 0
+    assert leftovers(world) == []
+
+
+def test_a_crashed_envoy_is_restarted_in_place(world: World) -> None:
+    process = world.start()
+    world.wait_ready()
+    world.kill_envoy()
+    wait_for(lambda: len(world.envoy_starts()) == 2, 20)
+    world.wait_ready()
+    assert process.poll() is None
+    status, out, _ = world.end(signal.SIGTERM)
+    assert status == 0
+    assert "SIGKILL" in out
+
+
+def test_an_envoy_that_keeps_crashing_is_given_up(world: World) -> None:
+    world.proxy_config["binaryPath"] = str(world.script("broken", f"echo started >> {world.folder}/count; exit 7"))
+    world.start(ENVOY_RESTARTS="2")
+    status, _, err = world.end()
+    assert status == 1
+    assert "7" in err
+    assert (world.folder / "count").read_text().count("started") == 3
+    assert_one_sentence(err)
+    assert leftovers(world) == []
+
+
+def test_killing_the_agent_takes_envoy_along(world: World) -> None:
+    world.start()
+    world.wait_ready()
+    (pid,) = world.envoy_starts()
+    world.end(signal.SIGKILL)
+    wait_for(lambda: not alive(pid), 10)
+
+
+def assert_one_sentence(err: str) -> None:
+    assert "Traceback" not in err
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1, err
+
+
+def bad_role(world: World) -> None:
+    world.start("gateway")
+
+
+def bad_proxy_config(world: World) -> None:
+    world.start(PROXY_CONFIG="{discoveryAddress: [")
+
+
+def no_port(world: World) -> None:
+    world.proxy_config["discoveryAddress"] = "istiod.istio-system.svc"
+    world.start()
+
+
+def no_root(world: World) -> None:
+    world.root_file.unlink()
+    world.start()
+
+
+def port_taken(world: World) -> None:
+    world.keep(world.network.call(lambda: socket.create_server(("0.0.0.0", 15020))))
+    world.start()
+
+
+def no_envoy(world: World) -> None:
+    world.proxy_config["binaryPath"] = str(world.folder / "nosuch")
+    world.start()
+
+
+def envoy_is_text(world: World) -> None:
+    text = world.folder / "text"
+    text.write_bytes(b"\0not a program")
+    text.chmod(0o755)
+    world.proxy_config["binaryPath"] = str(text)
+    world.start()
+
+
+def config_directory_is_a_file(world: World) -> None:
+    (world.folder / "taken").write_text("")
+    world.proxy_config["configPath"] = "./taken"
+    world.start()
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "words"),
+    [
+        (bad_role, 255, "gateway"),
+        (bad_proxy_config, 255, "PROXY_CONFIG"),
+        (no_port, 255, "discoveryAddress"),
+        (no_root, 255, "root-cert.pem"),
+        (port_taken, 1, "15020"),
+        (no_envoy, 1, "nosuch"),
+        (envoy_is_text, 1, "text"),
+        (config_directory_is_a_file, 1, "taken"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_and_an_exit_code(
+    world: World, cause: Callable[[World], None], status: int, words: str
+) -> None:
+    cause(world)
+    ended, _, err = world.end()
+    assert_one_sentence(err)
+    assert words in err
+    assert ended == status
+    assert leftovers(world) == []
+
+
+def test_an_unreadable_token_is_said_and_survived(world: World) -> None:
+    world.token.unlink()
+    world.ca.ttl = 3.0  # so that the next request, which reads the file again, comes soon
+    world.start()
+    world.wait_ready()
+    world.token.write_text("late-token")
+    wait_for(lambda: any(c.metadata.get("authorization") == "Bearer late-token" for c in world.ca.calls), 20)
+    _, out, _ = world.end(signal.SIGTERM)
+    assert "istio-token" in out
+
+
+def test_a_control_plane_with_another_name_gets_neither_token_nor_csr(tmp_path: Path) -> None:
+    with World(tmp_path, names=("somebody.else",)) as world:
+        process = world.start()
+        world.wait_ready()
+        assert process.stdout is not None
+        sentence = next(line for line in process.stdout if "shows a certificate" in line)
+        assert f"localhost:{world.ca.port} shows a certificate that is not for istiod.istio-system.svc" in sentence
+        assert world.ca.calls == []
+        assert world.end(signal.SIGTERM)[0] == 0
