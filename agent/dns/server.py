@@ -15,12 +15,15 @@ from agent.dns.message import FORMERR, MAX_TCP, SERVFAIL, Query
 from agent.dns.stats import DnsStats
 from agent.dns.table import HostTable
 from agent.dns.tcp import Reply, TcpService
+from agent.dns.udp import AnyAddressSocket
 from agent.dns.upstream import Upstream
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import NameInfo, Readiness
 
 log = logs.scope("dns")
+
+UdpSocket = socket.socket | AnyAddressSocket
 
 BURST = 256  # datagrams per turn of the loop, so that nobody else starves
 MAX_QUERY = 4096  # bytes of a UDP query; longer ones are refused
@@ -41,7 +44,7 @@ class DnsServer:
         self._upstream_port = upstream_port
         self.stats = DnsStats()
         self.readiness = Latest(Readiness(False, NOT_YET))
-        self.udp: list[socket.socket] = []
+        self.udp: list[UdpSocket] = []
         self.tcp: list[socket.socket] = []
         self._seen = -1  # version of the table that `_hosts` was made from
         self._hosts: HostTable | None = None
@@ -53,9 +56,11 @@ class DnsServer:
         where = listen.place(self._config)
         self._search = where.resolv.search[0] if where.resolv.search else ""
         self._before_table = where.before_table
-        self.udp, self.tcp = listen.bind(where.host, where.port, where.resolv.servers)
-        own = {sock.getsockname()[0] for sock in self.udp}
+        udp, self.tcp = listen.bind(where.host, where.port, where.resolv.servers)
+        own = {sock.getsockname()[0] for sock in udp}
+        self.udp = list(udp)
         if own & {"0.0.0.0", "::"}:
+            self.udp = [AnyAddressSocket(sock) for sock in udp]
             own |= {"127.0.0.1", "::1"}
         # A resolver that is this proxy itself would send every unknown name round in circles.
         servers = [s for s in where.resolv.servers if where.port != self._upstream_port or s not in own]
@@ -111,7 +116,7 @@ class DnsServer:
 
     # ---- UDP
 
-    def _drain(self, sock: socket.socket) -> None:
+    def _drain(self, sock: UdpSocket) -> None:
         """The fast path: most queries repeat, byte by byte but for the id."""
         if self._seen != self._table.version:
             self._refresh()
@@ -140,7 +145,7 @@ class DnsServer:
             except OSError as error:  # a full buffer or a client that is gone: datagrams may get lost
                 log.debug("cannot answer: %s", error)
 
-    def _slow(self, sock: socket.socket, packet: bytes, peer: Any, query: Query | None) -> None:
+    def _slow(self, sock: UdpSocket, packet: bytes, peer: Any, query: Query | None) -> None:
         if query is None:
             reply = self._decide(packet, self._known) if len(packet) <= MAX_QUERY else message.error(packet, FORMERR)
             if not isinstance(reply, Query):
@@ -158,7 +163,7 @@ class DnsServer:
 
         self._upstream.forward(packet, query.question, done)
 
-    def _send(self, sock: socket.socket, reply: bytes, peer: Any) -> None:
+    def _send(self, sock: UdpSocket, reply: bytes, peer: Any) -> None:
         try:
             sock.sendto(reply, peer)
         except OSError as error:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
+import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
@@ -51,7 +52,7 @@ class FakeResolver(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self.seen.append(("udp", data))
         assert self.transport is not None
-        for wire in self.behaviour(dns.message.from_wire(data), "udp"):
+        for wire in self._replies(data, "udp"):
             self.transport.sendto(wire, addr)
 
     async def serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,12 +60,19 @@ class FakeResolver(asyncio.DatagramProtocol):
             while head := await reader.read(2):
                 data = await reader.readexactly(int.from_bytes(head, "big"))
                 self.seen.append(("tcp", data))
-                for wire in self.behaviour(dns.message.from_wire(data), "tcp"):
+                for wire in self._replies(data, "tcp"):
                     writer.write(len(wire).to_bytes(2, "big") + wire)
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
             writer.close()
+
+    def _replies(self, data: bytes, transport: str) -> Sequence[bytes]:
+        try:
+            query = dns.message.from_wire(data)
+        except dns.exception.DNSException:
+            return [data[:2] + b"\x80\1" + bytes(8)]  # FORMERR
+        return self.behaviour(query, transport)
 
     def names(self) -> list[str]:
         return [str(dns.message.from_wire(wire).question[0].name) for _, wire in self.seen]
