@@ -162,6 +162,7 @@ def test_an_unreadable_token_is_said_and_survived(world: World) -> None:
     world.ca.ttl = 3.0  # so that the next request, which reads the file again, comes soon
     world.start()
     world.wait_ready()
+    wait_for(lambda: world.ca.calls, 20)
     world.token.write_text("late-token")
     wait_for(lambda: any(c.metadata.get("authorization") == "Bearer late-token" for c in world.ca.calls), 20)
     _, out, _ = world.end(signal.SIGTERM)
