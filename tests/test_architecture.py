@@ -13,7 +13,7 @@ FEATURES = ("identity", "sds", "xds", "envoy", "dns", "status", "repair")
 # What every feature may use; it imports no feature.
 SHARED = {
     "agent.errors", "agent.model", "agent.latest", "agent.backoff", "agent.events", "agent.config", "agent.logs",
-    "agent.peer", "agent.protos", "agent.durations", "agent.uds",
+    "agent.peer", "agent.pem", "agent.protos", "agent.durations", "agent.uds",
     "agent.proxyconfig", "agent.proxyschema", "agent.version",
 }  # fmt: skip
 # Where the parts are put together.
@@ -49,9 +49,9 @@ IMPURE = {
 
 # Shells whose whole behaviour is sockets, kernels or processes: their tests are under component/, netns/ or e2e/.
 TESTED_ELSEWHERE = {
-    "agent/app.py": "tests/component/test_app.py",
-    "agent/boot.py": "tests/component/test_app.py",
-    "agent/cli/proxy.py": "tests/component/test_app.py",
+    "agent/app.py": "tests/netns/test_agent.py",
+    "agent/boot.py": "tests/netns/test_agent.py",
+    "agent/cli/proxy.py": "tests/netns/test_agent.py",
     "agent/cli/rules.py": "tests/netns/test_rules.py",
     "agent/envoy/supervisor.py": "tests/component/test_supervisor.py",
     "agent/repair/probe.py": "tests/netns/test_guard.py",
