@@ -51,10 +51,10 @@ def tools(config: InitConfig) -> Tools:
 
 def look(config: InitConfig, *, clean: bool = False) -> State:
     """Read everything and compare it with the plan. Writes nothing."""
-    if not restore.has_capability():
-        raise InitError("the capability NET_ADMIN is missing: packet rules can neither be read nor changed")
     if config.native:
         raise InitError("--native-nftables is not supported: leave it out to use iptables")
+    if not restore.has_capability():
+        raise InitError("the capability NET_ADMIN is missing: packet rules can neither be read nor changed")
     planned = plan(config)
     known = {4: planned.v4} | ({6: planned.v6} if planned.v6 is not None else {})
     choice = restore.choose(config.backend, tools(config), known)

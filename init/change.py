@@ -85,18 +85,18 @@ def _table(name: str, now: Table, target: Table, own: Owner) -> list[str]:
     delete: list[str] = []
     fill: list[str] = []
     drop: list[str] = []
-    for chain, rules in wanted.items():
-        if is_own_chain(chain):
+    for chain in {**there, **wanted}:
+        rules = wanted.get(chain, ())
+        if is_own_chain(chain) and chain not in wanted:
+            declare.append(f":{chain} - [0:0]")
+            drop.append(f"-X {chain}")
+        elif is_own_chain(chain):
             if there.get(chain) != rules:
                 declare.append(f":{chain} - [0:0]")
                 fill += [f"-A {chain} {r.text()}" for r in rules]
         elif there.get(chain, ()) != rules:
             delete += [f"-D {chain} {r.text()}" for r in there.get(chain, ()) if own(name, chain, r)]
             fill += _insertions(name, chain, rules, own)
-    for chain in there:
-        if is_own_chain(chain) and chain not in wanted:
-            declare.append(f":{chain} - [0:0]")
-            drop.append(f"-X {chain}")
     return [*declare, *delete, *fill, *drop]
 
 

@@ -141,7 +141,7 @@ class RestoreBackend:
 def legacy_tables(family: int) -> tuple[str, ...]:
     """Legacy tables that exist in this namespace; none when the kernel has no legacy tables or does not tell."""
     try:
-        with open(f"/proc/net/ip{'' if family == 4 else '6'}_tables_names", encoding="ascii") as f:
+        with open(f"/proc/thread-self/net/ip{'' if family == 4 else '6'}_tables_names", encoding="ascii") as f:
             return tuple(f.read().split())
     except OSError:
         return ()
