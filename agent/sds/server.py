@@ -3,15 +3,13 @@
 import asyncio
 import logging
 import os
-import stat
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from agent import logs
+from agent import logs, uds
 from agent.config import SdsConfig
 from agent.errors import FatalError
 from agent.events import Recorder
@@ -25,8 +23,6 @@ from agent.sds.stream import Broadcast, Conversation, Delta, StateOfTheWorld
 log = logs.scope("sds")
 
 SERVICE = "envoy.service.secret.v3.SecretDiscoveryService"
-# The kernel's limit for the address of a unix socket, without the final zero.
-MAX_PATH = 107
 OPTIONS = (
     ("grpc.max_concurrent_streams", 100_000),
     ("grpc.max_send_message_length", -1),  # chains may be larger than 4 MiB
@@ -55,7 +51,7 @@ class SdsServer:
     async def start(self) -> None:
         """Bind the socket, mode 0666, replacing whatever a former run left there. Raises FatalError."""
         path = self._config.socket_path
-        prepare(path)
+        uds.clear(path)
         server = grpc.aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers((_Handlers(self),))
         # Envoy may be another user and dials at once: the mode must be right from the first moment.
@@ -144,22 +140,3 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: Any) -> Any:
         return self._methods.get(details.method)
-
-
-def prepare(path: str) -> None:
-    """Make the parent directory and remove what is in the socket's place. Raises FatalError with one sentence."""
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise FatalError(f"the path of the secret socket is longer than {MAX_PATH} bytes: {path}")
-    parent = Path(path).parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-    except OSError as e:
-        log.warning("cannot create %s: %s", parent, e.strerror or e)
-    try:
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            raise FatalError(f"cannot bind the secret socket {path}: a directory is in its place; remove it")
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    except OSError as e:
-        raise FatalError(f"cannot remove {path} to bind the secret socket there: {e.strerror or e}") from e

@@ -19,6 +19,7 @@ from agent.config import IdentityConfig, PeerConfig
 from agent.events import Recorder
 from agent.identity import keys
 from agent.identity.manager import IdentityManager
+from agent.identity.rotation import Moment
 from agent.latest import Latest
 from agent.model import Readiness, Secret
 from agent.protos import mesh_pb2
@@ -390,5 +391,82 @@ def test_a_large_chain_is_accepted(world: World) -> None:
         world.ca.answer = large
         async with running(world):
             assert len((await world.issued()).chain) > 4 << 20
+
+    asyncio.run(main())
+
+
+# ------------------------------------------------------------------------------------------------ clocks
+
+
+class Clock:
+    """The real clocks, with a wall clock that can be set."""
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+
+    def __call__(self) -> Moment:
+        return Moment(time.time() + self.offset, time.monotonic())
+
+
+def with_clock(world: World) -> Clock:
+    clock = Clock()
+    world.manager = IdentityManager(world.config, world.secret, world.readiness, world.recorder, clock=clock, tick=0.02)
+    return clock
+
+
+def test_a_jump_past_the_rotation_point_renews_at_once(world: World) -> None:
+    async def main() -> None:
+        clock = with_clock(world)
+        async with running(world):
+            first = await world.issued()
+            clock.offset = 2000.0
+            await world.issued(lambda s: s is not first)
+            assert world.readiness.version == 0
+        assert "clock-jumped" in world.kinds()
+
+    asyncio.run(main())
+
+
+def test_a_jump_past_expiry_is_unready_until_the_clock_is_right_again(world: World) -> None:
+    async def main() -> None:
+        clock = with_clock(world)
+        async with running(world):
+            first = await world.issued()
+            clock.offset = 4000.0
+            unready = await asyncio.wait_for(world.readiness.until(lambda r: not r.ready), 10)
+            assert "expired" in unready.reason
+            assert "compare the clocks" in await world.failure()
+            assert world.secret.value is first
+            clock.offset = 0.0
+            await asyncio.wait_for(world.readiness.until(lambda r: r.ready), 10)
+
+    asyncio.run(main())
+
+
+def test_a_jump_before_the_certificate_asks_for_another_and_keeps_it(world: World) -> None:
+    async def main() -> None:
+        clock = with_clock(world)
+        async with running(world):
+            first = await world.issued()
+            clock.offset = -7200.0
+            assert "valid only from" in await world.failure()
+            assert world.secret.value is first
+            assert world.readiness.value.ready
+            clock.offset = 0.0
+            await world.issued(lambda s: s is not first)
+
+    asyncio.run(main())
+
+
+def test_a_small_jump_changes_nothing(world: World) -> None:
+    async def main() -> None:
+        clock = with_clock(world)
+        async with running(world):
+            await world.issued()
+            clock.offset = 600.0
+            async with asyncio.timeout(10):
+                while "clock-jumped" not in world.kinds():
+                    await asyncio.sleep(0.01)
+        assert len(world.ca.calls) == 1
 
     asyncio.run(main())

@@ -1,0 +1,107 @@
+"""What people, probes and metrics learn about the certificate: status, events, readiness."""
+
+import logging
+from dataclasses import dataclass, replace
+
+from agent import logs
+from agent.errors import AttemptError
+from agent.events import Recorder
+from agent.latest import Latest
+from agent.model import Readiness, Secret
+
+log = logs.scope("cache")
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalStatus:
+    """How renewal goes. Times are epoch seconds, 0 = never."""
+
+    next_renewal: float = 0.0
+    renewals: int = 0  # since start, without the first certificate
+    failures: int = 0  # in a row
+    failed_by_reason: tuple[tuple[str, int], ...] = ()  # since start
+    last_reason: str = ""
+    last_error: str = ""
+    credential: str = ""  # what the CA accepted last: token, certificate, none
+
+
+class Journal:
+    """Keeps `status` and `readiness`, and records what changed, once."""
+
+    def __init__(self, readiness: Latest[Readiness], recorder: Recorder) -> None:
+        self._readiness = readiness
+        self._recorder = recorder
+        self.status: Latest[RenewalStatus] = Latest(RenewalStatus())
+
+    def issued(self, secret: Secret, first: bool, credential: str, wait: float) -> None:
+        """A verified certificate is in use; the next renewal comes in `wait` seconds."""
+        status = self.status.value
+        after = f" after {status.failures} failed attempts" if status.failures else ""
+        self.status.set(
+            replace(
+                status,
+                next_renewal=secret.created + wait,
+                renewals=status.renewals + (not first),
+                failures=0,
+                last_reason="",
+                last_error="",
+                credential=credential,
+            )
+        )
+        what = "received the first certificate" if first else "renewed the certificate"
+        seconds = round(secret.not_after - secret.created)
+        message = f"{what} for {secret.identity}{after}: valid for {seconds} s, renewal in {wait:.0f} s"
+        self._recorder.record("identity", "issued" if first else "rotated", message, serial=secret.serial)
+
+    def failed(self, e: AttemptError, wait: float, remaining: float | None) -> None:
+        """An attempt failed; the next follows in `wait` seconds, the certificate in use is valid for `remaining`."""
+        status = self.status.value
+        counts = dict(status.failed_by_reason)
+        counts[e.reason] = counts.get(e.reason, 0) + 1
+        self.status.set(
+            replace(
+                status,
+                failures=status.failures + 1,
+                failed_by_reason=tuple(sorted(counts.items())),
+                last_reason=e.reason,
+                last_error=str(e),
+            )
+        )
+        state = ""
+        if remaining is not None:
+            state = f"valid for {remaining:.0f} s more" if remaining > 0 else "expired"
+        message = f"no new certificate: {e}; next attempt in {wait:.1f} s"
+        message += f"; the certificate in use is {state}" if state else ""
+        # One event tells of the outage and of every new reason; the other attempts are in the log.
+        if e.reason != status.last_reason:
+            self._recorder.record("identity", "renewal-failed", message, level=logging.WARNING, reason=e.reason)
+        else:
+            log.warning("%s", message)
+
+    def validity(self, remaining: float | None) -> None:
+        """Readiness follows the validity of the certificate in use; without one yet, it is not our business."""
+        expired = remaining is not None and remaining <= 0
+        if expired and self._readiness.value.ready:
+            why = self.status.value.last_error or "the CA has not answered yet"
+            reason = f"the workload certificate has expired and no new one could be had: {why}"
+            self._readiness.set(Readiness(False, reason))
+            self._recorder.record("identity", "expired", reason, level=logging.ERROR)
+        elif not expired and not self._readiness.value.ready:
+            self._readiness.set(Readiness(True))
+
+    def jumped(self, seconds: float) -> None:
+        """The wall clock left the monotonic one."""
+        message = (
+            f"the clock jumped by {seconds:+.0f} s (set, or resumed from suspend); the certificate is re-evaluated"
+        )
+        self._recorder.record("identity", "clock-jumped", message, level=logging.WARNING, seconds=round(seconds))
+
+    def trusted(self, roots: int) -> None:
+        """A trust bundle came from the control plane."""
+        message = f"the control plane sent a trust bundle with {roots} entries"
+        self._recorder.record("identity", "trust-bundle", message)
+
+    def output_failed(self, directory: str, e: OSError) -> None:
+        """OUTPUT_CERTS could not be written."""
+        message = f"cannot write certificates to {directory}: {e.strerror or e}"
+        self._recorder.record("identity", "output-failed", message, level=logging.ERROR)

@@ -1,0 +1,81 @@
+import logging
+
+import pytest
+
+from agent.errors import AttemptError
+from agent.events import Recorder
+from agent.identity.journal import Journal
+from agent.latest import Latest
+from agent.model import Readiness, Secret
+
+SECRET = Secret(b"chain", b"KEY", b"roots", "spiffe://td/ns/a/sa/b", 0.0, 3700.0, 100.0, "abc")
+
+
+class World:
+    def __init__(self) -> None:
+        self.readiness = Latest(Readiness(True))
+        self.recorder = Recorder()
+        self.journal = Journal(self.readiness, self.recorder)
+
+    def kinds(self) -> list[str]:
+        return [e.kind for e in self.recorder.events()]
+
+
+def test_the_first_and_later_certificates_are_told_apart() -> None:
+    w = World()
+    w.journal.issued(SECRET, True, "token", 1800.0)
+    w.journal.issued(SECRET, False, "certificate", 1800.0)
+    assert w.kinds() == ["issued", "rotated"]
+    status = w.journal.status.value
+    assert (status.next_renewal, status.renewals, status.credential) == (1900.0, 1, "certificate")
+    assert "KEY" not in w.recorder.dump()
+
+
+def test_an_outage_is_one_event_per_reason_and_counts_every_failure() -> None:
+    w = World()
+    for _ in range(3):
+        w.journal.failed(AttemptError("unavailable", "the CA is away"), 1.0, 60.0)
+    w.journal.failed(AttemptError("untrusted", "a wrong root"), 1.0, -1.0)
+    assert w.kinds() == ["renewal-failed", "renewal-failed"]
+    assert "valid for 60 s more" in w.recorder.events()[0].message
+    assert "is expired" in w.recorder.events()[1].message
+    status = w.journal.status.value
+    assert (status.failures, status.last_error) == (4, "a wrong root")
+    assert status.failed_by_reason == (("unavailable", 3), ("untrusted", 1))
+    w.journal.issued(SECRET, False, "token", 1.0)
+    assert "after 4 failed attempts" in w.recorder.events()[-1].message
+    assert (w.journal.status.value.failures, w.journal.status.value.last_error) == (0, "")
+
+
+@pytest.mark.parametrize(("remaining", "ready"), [(None, True), (5.0, True), (0.0, False), (-5.0, False)])
+def test_readiness_follows_validity(remaining: float | None, ready: bool) -> None:
+    w = World()
+    w.journal.failed(AttemptError("x", "the CA is away"), 1.0, remaining)
+    w.journal.validity(remaining)
+    w.journal.validity(remaining)
+    assert w.readiness.value.ready is ready
+    assert w.readiness.version == (not ready)  # told once
+    if not ready:
+        assert "the CA is away" in w.readiness.value.reason
+        assert w.recorder.events()[-1].kind == "expired"
+        w.journal.validity(10.0)
+        assert w.readiness.value == Readiness(True)
+
+
+def test_the_rest_is_told_in_one_line_each() -> None:
+    w = World()
+    w.journal.jumped(-7200.4)
+    w.journal.trusted(2)
+    w.journal.output_failed("/out", OSError(13, "Permission denied"))
+    assert w.kinds() == ["clock-jumped", "trust-bundle", "output-failed"]
+    messages = [e.message for e in w.recorder.events()]
+    assert "-7200 s" in messages[0]
+    assert messages[2] == "cannot write certificates to /out: Permission denied"
+
+
+def test_levels(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("agent").propagate = True
+    w = World()
+    w.journal.failed(AttemptError("x", "one"), 1.0, None)
+    w.journal.failed(AttemptError("x", "two"), 1.0, None)
+    assert [r.levelno for r in caplog.records] == [logging.WARNING, logging.WARNING]
