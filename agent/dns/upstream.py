@@ -2,40 +2,21 @@
 
 import asyncio
 import os
-import random
 import socket
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from agent import logs
 from agent.dns.message import MAX_TCP, answers_to
+from agent.dns.pool import Pool, Server
 from agent.dns.stats import DnsStats
 from agent.events import Recorder
-
-log = logs.scope("dns")
 
 MAX_PENDING = 4096  # UDP queries waiting for a resolver; one more is answered SERVFAIL at once
 MAX_LANES = 64  # UDP sockets towards resolvers, all together
 LANE_QUERIES = 512  # then a new socket, that is a new source port, takes over
 BURST = 128  # datagrams per turn of the loop
-DOWN_AFTER = 3  # failures in a row
-PENALTY = 10.0  # seconds that a failed resolver stands behind the others
 
 Done = Callable[[bytes | None], None]
-
-
-class Server:
-    """One resolver and how it does."""
-
-    __slots__ = ("address", "down_until", "failures", "family", "lane", "port", "text")
-
-    def __init__(self, text: str, port: int) -> None:
-        """`text` is a numeric address, with a scope if it is link-local."""
-        found = socket.getaddrinfo(text, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0]
-        self.family, self.address, self.text, self.port = found[0], found[4], text, port
-        self.failures = 0
-        self.down_until = 0.0
-        self.lane: Lane | None = None
 
 
 class Exchange:
@@ -83,9 +64,9 @@ class Upstream:
         recorder: Recorder,
         port: int = 53,
     ) -> None:
-        self._servers = [Server(text, port) for text in servers]
+        self._pool = Pool(servers, port, recorder)
         self._parallel, self._timeout = parallel, timeout
-        self._stats, self._recorder = stats, recorder
+        self._stats = stats
         self._lanes: set[Lane] = set()
         self._pending = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -94,7 +75,7 @@ class Upstream:
         """Send a UDP query on; `done` gets the reply with the query's own id, or None, perhaps before this returns."""
         self._stats.upstream_requests += 1
         loop = asyncio.get_running_loop()
-        exchange = Exchange(packet, question, self._order(), loop.time(), done)
+        exchange = Exchange(packet, question, self._pool.order(loop.time()), loop.time(), done)
         if self._pending >= MAX_PENDING:
             self._finish(exchange, None)
             return
@@ -106,7 +87,7 @@ class Upstream:
         """The reply of a resolver over TCP; None if none of them gave one."""
         self._stats.upstream_requests += 1
         began = asyncio.get_running_loop().time()
-        servers = self._order()
+        servers = self._pool.order(began)
         reply = await (self._all_tcp if self._parallel else self._each_tcp)(servers, packet, question)
         if reply is None:
             self._stats.upstream_failures += 1
@@ -122,29 +103,6 @@ class Upstream:
         for lane in list(self._lanes):
             lane.pending.clear()
             self._retire(lane)
-
-    # ---- order and health
-
-    def _order(self) -> list[Server]:
-        """Random order, those that failed lately last."""
-        servers = self._servers
-        if len(servers) > 1:
-            now = asyncio.get_running_loop().time()
-            servers = random.sample(servers, len(servers))
-            servers.sort(key=lambda s: s.down_until > now)
-        return list(servers)
-
-    def _failed(self, server: Server, why: str) -> None:
-        server.failures += 1
-        server.down_until = asyncio.get_running_loop().time() + PENALTY
-        log.debug("resolver %s: %s", server.text, why)
-        if server.failures == DOWN_AFTER:
-            self._recorder.record("dns", "resolver-down", f"Resolver {server.text} fails: {why}", server=server.text)
-
-    def _worked(self, server: Server) -> None:
-        if server.failures >= DOWN_AFTER:
-            self._recorder.record("dns", "resolver-up", f"Resolver {server.text} answers again", server=server.text)
-        server.failures, server.down_until = 0, 0.0
 
     # ---- UDP
 
@@ -215,7 +173,7 @@ class Upstream:
             self._pending -= 1
             exchange = waiting.exchange
             exchange.open -= 1
-            self._worked(lane.server)
+            self._pool.worked(lane.server)
             self._finish(exchange, exchange.packet[:2] + reply[2:])
         if lane.server.lane is not lane and not lane.pending:
             self._retire(lane)
@@ -267,6 +225,9 @@ class Upstream:
             self._stats.observe(asyncio.get_running_loop().time() - exchange.began)
         done(reply)
 
+    def _failed(self, server: Server, why: str) -> None:
+        self._pool.failed(server, why, asyncio.get_running_loop().time())
+
     # ---- TCP
 
     async def _each_tcp(self, servers: list[Server], packet: bytes, question: bytes) -> bytes | None:
@@ -311,7 +272,7 @@ class Upstream:
                 while True:
                     reply = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
                     if answers_to(reply, ident, question):
-                        self._worked(server)
+                        self._pool.worked(server)
                         return packet[:2] + reply[2:]
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             self._failed(server, f"TCP: {str(error) or f'no answer in {self._timeout:g} s'}")
