@@ -11,10 +11,12 @@ from agent.errors import ConfigError, FatalError, RemoraError
 from agent.lab import report
 from agent.lab.console import Console
 from agent.lab.observe import Unmet, Watcher, lanes
-from agent.lab.steps import STEPS, Run, Step
+from agent.lab.options import Options, find_envoy
+from agent.lab.scene import Run
+from agent.lab.steps import STEPS, Step
 from agent.lab.timeline import Phase, Timeline, loss
 from agent.lab.traffic import Log
-from agent.lab.world import Lab, Options, find_envoy, interruptible
+from agent.lab.world import Lab, interruptible
 
 MESH = """\
 # The mesh of the demo: A calls B. Copy it to make your own, see `remora-agent lab up --help`.

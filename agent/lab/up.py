@@ -10,10 +10,12 @@ from agent.errors import ConfigError, FatalError, RemoraError
 from agent.lab.console import Console
 from agent.lab.demo import MESH, Parser
 from agent.lab.observe import Unmet, until
+from agent.lab.options import CA_PORT, PLANE_PORT, Options, find_envoy
 from agent.lab.pod import APP_UID, Pod
 from agent.lab.probe import http_request
-from agent.lab.steps import READY_LIMIT, READY_PORT, milliseconds
-from agent.lab.world import CA_PORT, PLANE_PORT, Lab, Options, find_envoy, interruptible
+from agent.lab.scene import READY_PORT, milliseconds
+from agent.lab.steps import READY_LIMIT
+from agent.lab.world import Lab, interruptible
 
 POLL = 0.5  # seconds between two looks at the mesh file and the processes
 
@@ -28,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--mesh", type=Path, required=True, metavar="FILE", help="services, workloads, mTLS mode")
-    parser.add_argument("--logs", type=Path, default=Path("lab-logs"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--logs", type=Path, default=Path("lab-report"), metavar="DIR", help="folder for logs")
     parser.add_argument("--ttl", default="24h", help="life of a workload certificate (default %(default)s)")
     parser.add_argument("--ipv6", action="store_true", help="give pods addresses of fd77::/64 as well")
     return parser
@@ -76,11 +78,9 @@ def _up(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             pod.write_rules()
             pod.start_app()
             pod.start_agent()
-        for pod in lab.pods.values():
-            _wait_ready(lab, pod)
-            assert pod.agent is not None
-            took = milliseconds(time.time() - pod.agent.started)
-            console.line(f"  {pod.name}: ready after {took} on {pod.namespace.ip}; enter: {entering(pod, APP_UID)}")
+        for name, took in _wait_ready(lab).items():
+            pod = lab.pods[name]
+            console.line(f"  {name}: ready after {took} on {pod.namespace.ip}; enter: {entering(pod, APP_UID)}")
         for service in lab.mesh.services:
             console.line(f"  http://{service.host}:{service.port}/ from inside a pod")
         console.line(f"edit {options.mesh} and the mesh follows; Ctrl-C ends it")
@@ -88,17 +88,29 @@ def _up(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _wait_ready(lab: Lab, pod: Pod) -> None:
+def _wait_ready(lab: Lab) -> dict[str, str]:
+    """Until every pod is ready: name → time since the exec of its agent. Raises FatalError."""
+    ready: dict[str, str] = {}
+
     def look() -> bool:
-        assert pod.agent is not None
-        if not pod.agent.running:
-            raise FatalError(f"the agent of {pod.name} ended with status {pod.agent.status()}, see {pod.agent.log}")
-        return http_request(lab.node, pod.namespace.ip, READY_PORT, "/healthz/ready", limit=1.0).status == 200
+        for name, pod in lab.pods.items():
+            assert pod.agent is not None
+            if not pod.agent.running:
+                raise FatalError(f"the agent of {name} ended with status {pod.agent.status()}, see {pod.agent.log}")
+            if name not in ready and _is_ready(lab, pod):
+                ready[name] = milliseconds(time.time() - pod.agent.started)
+        return len(ready) == len(lab.pods)
 
     try:
-        until(f"pod {pod.name} to be ready", READY_LIMIT, look)
+        until("pods to be ready", READY_LIMIT, look)
     except Unmet:
-        raise FatalError(f"pod {pod.name} is not ready after {READY_LIMIT:g} s, see {pod.log('agent')}") from None
+        late = next(pod for name, pod in lab.pods.items() if name not in ready)
+        raise FatalError(f"pod {late.name} is not ready after {READY_LIMIT:g} s, see {late.log('agent')}") from None
+    return {name: ready[name] for name in lab.pods}
+
+
+def _is_ready(lab: Lab, pod: Pod) -> bool:
+    return http_request(lab.node, pod.namespace.ip, READY_PORT, "/healthz/ready", limit=1.0).status == 200
 
 
 def _follow(lab: Lab, path: Path, text: str, console: Console) -> None:

