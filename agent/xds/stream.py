@@ -33,6 +33,9 @@ class Envoy(Protocol):
     def set_details(self, details: str) -> None: ...
 
 
+# What reading from or writing to an Envoy that has gone raises, if it comes before our cancellation.
+_GONE = (grpc.aio.BaseError, asyncio.InvalidStateError)
+
 SLOW_SEND = 10.0  # seconds after which a send that Envoy does not take is worth a line
 
 
@@ -114,6 +117,8 @@ class Stream:
                     else:
                         self._report(action)
                 del frame, action
+        except _GONE:
+            self.end(Ending("CANCELLED", by=ENVOY))
         except EnvelopeError:
             self.end(Ending("INVALID_ARGUMENT", "Envoy sent bytes that are not a discovery request", by=AGENT))
         self.end(Ending(by=ENVOY))
@@ -137,6 +142,8 @@ class Stream:
             )
             try:
                 await envoy.write(frame)
+            except _GONE:
+                self.end(Ending("CANCELLED", by=ENVOY))
             finally:
                 slow.cancel()
         elif isinstance(action, Apply):

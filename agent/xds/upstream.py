@@ -133,9 +133,13 @@ class Upstream:
 
     async def _write(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> None:
         try:
+            await call.wait_for_connection()
+            # Not call.write(): when the stream ends under a write, that replaces the peer's status by INTERNAL (grpcio
+            # 1.85, grpc/aio/_call.py), and Envoy would never know why the control plane hung up.
+            send = call._cython_call.send_serialized_message
             while True:
-                await call.write(await self._outbox.get())
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as e:
+                await send(await self._outbox.get())
+        except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as e:
             # The reader learns how the call ended and says so.
             log.debug("no more requests can be sent: %s", e)
 

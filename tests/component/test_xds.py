@@ -244,6 +244,28 @@ def test_the_control_plane_comes_back_on_the_same_port(tmp_path):
     test(tmp_path, Flavour.DELTA)
 
 
+def test_either_side_may_go_in_the_middle_of_a_push(tmp_path, caplog):
+    """Nothing but ordinary ends is reported, whoever was about to send what."""
+
+    @world
+    async def test(relay, plane):
+        for turn in range(60):
+            envoy, stream = await opened(relay, plane)
+            stream.send(*[response(Flavour.DELTA, CDS, b"x" * 10 ** (turn % 7))] * 20)
+            for _ in range(turn % 4):
+                await envoy.receive()
+            if turn % 3 == 0:
+                await plane.stop()
+                await plane.start()
+            await envoy.close()
+            async with asyncio.timeout(10):
+                await stream.closed.wait()
+        assert set(relay.kinds()) == {"connected", "disconnected"}
+
+    test(tmp_path, Flavour.DELTA)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # ------------------------------------------------------------------------------------------------ our own subscriptions
 
 

@@ -97,6 +97,8 @@ class PlaneStream:
                 self.sent += 1
             context.set_code(item[0])
             context.set_details(item[1])
+        except grpc.aio.BaseError:
+            pass  # the peer has gone
         finally:
             reader.cancel()
             self.closed.set()
