@@ -11,6 +11,7 @@ from agent.errors import AttemptError
 
 MAX_BODY = 64 * 1024 * 1024  # of one answer in bytes; Envoy's statistics of a large mesh take tens of megabytes
 CHUNK = 65536
+SCRAPE_TIMEOUT = 30.0  # seconds, when the scraper sets no limit of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,14 @@ class Admin:
             raise AttemptError("unavailable", f"{self._where} cannot be reached: {why}.") from error
         except h11.ProtocolError as error:
             raise AttemptError("protocol", f"{self._where} answered {target} with bad HTTP: {error}.") from error
+
+    async def scrape(self, query: str, headers: Iterable[tuple[str, str]], timeout: float | None) -> bytes:
+        """Envoy's metrics in Prometheus text, for an Admin of the statistics port. AttemptError unless it says 200."""
+        target = "/stats/prometheus" + (f"?{query}" if query else "")
+        answer = await self.get(target, SCRAPE_TIMEOUT if timeout is None else timeout, headers)
+        if answer.status != 200:
+            raise AttemptError("status", f"{self._where} answered {target} with status {answer.status}.")
+        return answer.body
 
     @property
     def _where(self) -> str:

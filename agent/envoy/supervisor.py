@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from agent import logs
 from agent.config import EnvoyConfig
@@ -18,7 +19,7 @@ from agent.envoy.stop import StopSignal
 from agent.errors import AttemptError, FatalError
 from agent.events import Recorder
 from agent.latest import Latest
-from agent.model import EnvoyState
+from agent.model import EnvoyPhase, EnvoyState
 
 log = logs.scope("default")
 
@@ -206,6 +207,7 @@ class Supervisor:
             return
         envoy, self._envoy = self._envoy, None
         asyncio.get_running_loop().remove_reader(envoy.pidfd)
+        self._published.set(replace(self._state.envoy, phase=EnvoyPhase.STOPPED, pid=None))
         envoy.kill()
         try:
             envoy.reap(KILL_TIMEOUT)

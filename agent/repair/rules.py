@@ -72,7 +72,7 @@ class PlannedRules:
     def look(self) -> Findings:
         try:
             state = apply.look(self._config)
-        except InitError as error:
+        except (InitError, OSError) as error:
             raise AttemptError("verify", str(error)) from error
         found = state.differences
         if not found:
@@ -86,5 +86,5 @@ class PlannedRules:
     def repair(self) -> None:
         try:
             apply.apply(self._config)
-        except InitError as error:
+        except (InitError, OSError) as error:
             raise AttemptError("repair", str(error)) from error

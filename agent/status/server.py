@@ -87,15 +87,21 @@ class StatusServer:
         try:
             with suppress(OSError):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await http.serve(connection, self._answer)
+            await http.serve(connection, self.answer)
+        except Exception as error:
+            # One request that went wrong is no reason to end a proxy that works.
+            log.error("The status port dropped a request: %s: %s", type(error).__name__, error, exc_info=True)
         finally:
             self._open -= 1
 
-    async def _answer(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
+        """The answer to one request."""
         match request.path:
             case "/healthz/ready":
                 return await self._ready()
             case "/metrics" | "/stats/prometheus":
+                if self._config.local_metrics_only and not request.local:
+                    return Response(403, b"Only requests from localhost are allowed\n")
                 return await self._metrics(request)
             case "/quitquitquit" | "/drain":
                 return await self._control(request)
@@ -137,7 +143,7 @@ class StatusServer:
     async def _metrics(self, request: Request) -> Response:
         self._scrapes.add()
         body = self.registry.render().encode()
-        if self._scrape is not None:
+        if self._scrape is not None and self._config.merge_envoy_stats:
             names = ("user-agent", "x-prometheus-scrape-timeout-seconds")
             headers = [(name, request.headers[name]) for name in names if name in request.headers]
             headers.append(("accept", "text/plain;version=0.0.4"))

@@ -222,6 +222,42 @@ def test_large_answers_are_compressed_on_request(accept: str, packed: bool) -> N
     assert answer.headers["vary"] == "accept-encoding"
 
 
+def test_metrics_can_be_kept_on_the_machine() -> None:
+    async def handled(peer: str) -> int:
+        with bind(0) as sock:
+            config = StatusConfig(0, local_metrics_only=True)
+            world = World()
+            server = StatusServer(config, sock, [world.check], world.drain, world.quit)
+            return (await server.answer(http.Request("GET", "/metrics", "", {}, peer))).status
+
+    assert [asyncio.run(handled(peer)) for peer in ("127.0.0.1", "::1", "10.0.0.1")] == [200, 200, 403]
+
+
+def test_envoys_part_can_be_left_out() -> None:
+    async def run() -> bytes:
+        with bind(0) as sock:
+            world = World()
+            config = StatusConfig(0, merge_envoy_stats=False)
+            server = StatusServer(config, sock, [], world.drain, world.quit, scrape=world.scrape)
+            return (await server.answer(http.Request("GET", "/metrics", "", {}, "::1"))).body
+
+    assert b"envoy_x" not in asyncio.run(run())
+
+
+def test_a_gate_that_fails_costs_one_request_only() -> None:
+    async def broken() -> Readiness:
+        raise RuntimeError("a bug")
+
+    async def script(world: World) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        writer.write(b"GET /healthz/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.read() == b""
+        writer.close()
+        return (await ask(world, "/metrics")).status
+
+    assert serve(script, broken)[0] == 200
+
+
 # ------------------------------------------------------------------------------------------------ control
 
 

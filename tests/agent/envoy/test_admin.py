@@ -121,3 +121,29 @@ def test_nobody_there() -> None:
 
 def test_ipv6_hosts_are_bracketed() -> None:
     assert "([::1]:1)" in str(attempt(lambda: Admin("::1", 1).post("/", 5.0)))
+
+
+def test_a_scrape_is_the_page_or_an_error() -> None:
+    async def run() -> None:
+        seen: list[bytes] = []
+        answers = [
+            b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\na 1\n",
+            b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n",
+        ]
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(answers.pop(0))
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            admin = Admin("127.0.0.1", server.sockets[0].getsockname()[1], "Envoy's statistics port")
+            assert await admin.scrape("usedonly&x=%5E", [("user-agent", "P/1")], None) == b"a 1\n"
+            with pytest.raises(AttemptError, match=r"statistics port .* with status 503"):
+                await admin.scrape("", [], 5.0)
+        assert seen[0].startswith(b"GET /stats/prometheus?usedonly&x=%5E HTTP/1.1\r\n")
+        assert b"user-agent: P/1\r\n" in seen[0]
+        assert seen[1].startswith(b"GET /stats/prometheus HTTP/1.1\r\n")
+
+    asyncio.run(run())
