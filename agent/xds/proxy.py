@@ -1,6 +1,7 @@
 """The XDS socket: Envoy's discovery streams relayed to the control plane, a new connection for each."""
 
 import asyncio
+import errno
 import logging
 import os
 import stat
@@ -73,7 +74,7 @@ class XdsProxy:
             server.add_insecure_port(f"unix:{path}")
             os.chmod(path, 0o666)
         except (OSError, RuntimeError) as e:
-            reason = e.strerror if isinstance(e, OSError) and e.strerror else _bind_reason(path, str(e))
+            reason = f"{e.filename or path}: {e.strerror}" if isinstance(e, OSError) else _bind_reason(path)
             raise FatalError(f"cannot serve Envoy's configuration on the unix socket {path}: {reason}") from e
         await server.start()
         self._server = server
@@ -171,6 +172,8 @@ def _leaf(error: Exception) -> Exception:
 def _make_directory(path: str) -> None:
     """Like `mkdir -p -m 0750`, the missing parents included."""
     if path and not os.path.isdir(path):
+        if os.path.lexists(path):
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
         _make_directory(os.path.dirname(path))
         os.mkdir(path, 0o750)
 
@@ -182,11 +185,14 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(21, "a directory is in the way; remove it")
+        raise IsADirectoryError(errno.EISDIR, "a directory is in the way", path)
     os.unlink(path)
 
 
-def _bind_reason(path: str, text: str) -> str:
+def _bind_reason(path: str) -> str:
+    """The gRPC core does not say why; these are the usual reasons."""
     if len(os.fsencode(path)) > 107:
         return "the path is longer than the 107 bytes that unix sockets allow"
-    return text
+    if not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
+        return "the directory does not let this user create files"
+    return "the address cannot be bound"

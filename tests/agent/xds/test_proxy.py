@@ -91,6 +91,12 @@ def test_one_sentence_when_it_cannot_be_bound(tmp_path, case):
     with pytest.raises(FatalError) as caught:
         start(tmp_path, path)
     assert str(path) in str(caught.value)
+    reasons = {
+        "directory": "a directory is in the way",
+        "file as parent": "f: not a directory",
+        "too long": "107 bytes",
+    }
+    assert reasons[case] in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
