@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RetryPolicyRetryHostPredicate,
     Route,
     RouteAction,
+    RouteActionMaxStreamDuration,
     RouteConfiguration,
     RouteMatch,
     VirtualHost,
@@ -202,9 +203,10 @@ def _tcp(mesh: Mesh, cluster: str) -> Filter:
 
 
 def _all_to(cluster: str, operation: str, retries: RetryPolicy, headers: Mapping[str, str]) -> Route:
-    action = RouteAction(
-        cluster=cluster, timeout=transport.FOREVER, max_grpc_timeout=transport.FOREVER, retry_policy=retries
+    endless = RouteActionMaxStreamDuration(
+        max_stream_duration=transport.FOREVER, grpc_timeout_header_max=transport.FOREVER
     )
+    action = RouteAction(cluster=cluster, timeout=transport.FOREVER, max_stream_duration=endless, retry_policy=retries)
     overwrite = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
     return Route(
         name="default",
