@@ -30,6 +30,7 @@ from agent.socketprobe import speaks_http2
 LABELS, ANNOTATIONS = "./etc/istio/pod/labels", "./etc/istio/pod/annotations"
 LEVELS = ("debug", "info", "warn", "error", "fatal", "none")
 DNS_DEFAULT = "localhost:15053"
+RESOLV_CONF, SECOND_RESOLV_CONF = "/etc/resolv.conf", "/var/lib/istio/resolv.conf"
 PROXY_USER = (1337, 1337)
 
 InterfaceIps = Callable[[Collection[str]], tuple[str, ...]]
@@ -226,11 +227,10 @@ def _dns(
     if enabled and address.endswith(":53") and uid != 0:
         env.warn(f"DNS_PROXY_ADDR {address} needs root: {DNS_DEFAULT} is used instead")
         address = DNS_DEFAULT
-    secondary = "/var/lib/istio/resolv.conf"
     config = DnsConfig(
         enabled=enabled,
         address=address,
-        resolv_conf=secondary if privileged and read(secondary) is not None else "/etc/resolv.conf",
+        resolv_conf=SECOND_RESOLV_CONF if privileged and _is_there(read, SECOND_RESOLV_CONF) else RESOLV_CONF,
         proxy_namespace=node.namespace,
         proxy_domain=node.domain,
         parallel=env.flag("DNS_FORWARD_PARALLEL", False),
@@ -238,6 +238,13 @@ def _dns(
         forward_early=privileged,
     )
     return config, PROXY_USER if privileged else None
+
+
+def _is_there(read: Read, path: str) -> bool:
+    try:
+        return read(path) is not None
+    except OSError:
+        return False
 
 
 def _guard(env: Environment) -> GuardConfig:

@@ -1,5 +1,6 @@
 """Durations in text: Go's (`1h30m`, environment variables) and protobuf's (`45s`, ProxyConfig). Values are seconds."""
 
+_LONGEST = 9.2e9  # Go counts nanoseconds in 64 bits
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -19,6 +20,8 @@ def go_duration(text: str) -> float:
             raise ValueError(f"{text!r} is not a duration (write it like 1h30m, 5s or 100ms)")
         total += float(number) * _UNITS[unit]
         rest = rest[len(unit) :]
+    if total > _LONGEST:
+        raise ValueError(f"{text!r} is out of range for a duration")
     return -total if text[0] == "-" else total
 
 

@@ -7,6 +7,13 @@ from agent.cli.flags import go_bool, go_int
 from agent.durations import go_duration
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"{text} is not finite")
+    return value
+
+
 class Environment:
     """A mapping of variables plus the warnings that reading them gave, in order."""
 
@@ -25,7 +32,7 @@ class Environment:
         return int(self._typed(name, default, go_int))
 
     def real(self, name: str, default: float) -> float:
-        return float(self._typed(name, default, float))
+        return float(self._typed(name, default, _finite))
 
     def seconds(self, name: str, default: float) -> float:
         """A Go duration (`24h`, `100ms`)."""

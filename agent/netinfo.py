@@ -111,7 +111,10 @@ def _attributes(payload: bytes, offset: int) -> dict[int, bytes]:
 
 def resolve_udp(host: str, port: int) -> str:
     """`ip:port` of a host name, IPv4 preferred; raises OSError if the name does not resolve."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except UnicodeError as e:  # a label that is empty or too long
+        raise OSError(f"{host!r} is not a host name") from e
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     ip = str(found[0][4][0])
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

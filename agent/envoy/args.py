@@ -1,5 +1,7 @@
 """Envoy's command line and environment (spec/agent.md 6.1). Pure."""
 
+from posixpath import normpath
+
 from agent.config import AgentConfig
 
 _FIPS_SUITES = ":".join(
@@ -9,7 +11,7 @@ _FIPS_SUITES = ":".join(
 
 def config_file(config: AgentConfig) -> str:
     """The file given to Envoy: the user's own, or the one that the agent renders."""
-    return config.envoy.custom_config_file or f"{config.envoy.config_dir}/envoy-rev.json"
+    return config.envoy.custom_config_file or normpath(f"{config.envoy.config_dir}/envoy-rev.json")
 
 
 def envoy_args(config: AgentConfig) -> list[str]:

@@ -1,6 +1,5 @@
 """Envoy's bootstrap as data (spec/agent.md 5). Pure: no clock, no files; the caller writes it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ from agent.envoy import metadata
 from agent.envoy.bootstrap_clusters import TYPE, clusters, lightstep_token_file, stats_sinks, tcp, tracing
 from agent.envoy.bootstrap_listeners import listeners
 from agent.envoy.bootstrap_stats import intervals, stats_config
-from agent.envoy.metadata import Warn
+from agent.envoy.metadata import Warn, strict_json
 from agent.errors import ConfigError
 
 TYPED_STRUCT = "type.googleapis.com/udpa.type.v1.TypedStruct"
@@ -179,7 +178,7 @@ def _cluster_manager(config: AgentConfig, meta: Mapping[str, Any], self_discover
         out["outlier_detection"] = {"event_log_path": path}
     if text := meta.get("LOAD_STATS_CONFIG_JSON"):
         try:
-            out["load_stats_config"] = json.loads(text) if isinstance(text, str) else text
+            out["load_stats_config"] = strict_json(text) if isinstance(text, str) else text
         except ValueError as e:
             raise ConfigError(f"ISTIO_META_LOAD_STATS_CONFIG_JSON is not JSON: {e}") from None
     if self_discovery:

@@ -1,6 +1,7 @@
 """Static clusters of the bootstrap, and the tracer and sinks that use them (spec 5.7, 5.9). Pure."""
 
 from collections.abc import Mapping
+from posixpath import normpath
 from typing import Any
 
 from agent.config import AgentConfig
@@ -185,7 +186,7 @@ def _tracer_clusters(config: AgentConfig, dns_family: str) -> list[dict[str, Any
 
 
 def lightstep_token_file(config: AgentConfig) -> str:
-    return f"{config.envoy.config_dir.removeprefix('./')}/lightstep_access_token.txt"
+    return normpath(f"{config.envoy.config_dir}/lightstep_access_token.txt")
 
 
 def tracing(config: AgentConfig, node_cluster: str) -> dict[str, Any] | None:

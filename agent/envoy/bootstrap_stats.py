@@ -1,12 +1,11 @@
 """stats_config of the bootstrap: which statistics exist and how tags are cut out of their names (spec 5.4). Pure."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from agent.config import AgentConfig
 from agent.durations import go_duration
-from agent.envoy.metadata import Warn
+from agent.envoy.metadata import Warn, strict_json
 
 _HOST = r"(((?:[_.[:digit:]]*|[_\[\]aAbBcCdDeEfF[:digit:]]*))\.)"
 TAGS_FIRST = (
@@ -87,11 +86,11 @@ def _buckets(config: AgentConfig, warn: Warn) -> list[dict[str, Any]]:
     if not text:
         return []
     try:
-        found = json.loads(text)
+        found = strict_json(text)
         if not isinstance(found, dict):
             raise ValueError("it is not an object")
         return [{"match": {"prefix": p}, "buckets": [float(b) for b in found[p]]} for p in sorted(found)]
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, OverflowError) as e:
         warn(f"annotation sidecar.istio.io/statsHistogramBuckets is ignored: it must map prefixes to numbers ({e})")
         return []
 

@@ -36,6 +36,18 @@ def readable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+def strict_json(text: str) -> Any:
+    """Parsed JSON without what only Python reads or writes (NaN, infinities); raises ValueError."""
+    return json.loads(readable(text), parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"{text} is not a JSON number that Envoy could read")
+    return value
+
+
 def raw(config: AgentConfig, warn: Warn) -> dict[str, Any]:
     """Metadata as configured: proxyMetadata, then ISTIO_META_*, then the keys of every ISTIO_METAJSON_* object."""
     out: dict[str, Any] = {}
@@ -56,7 +68,7 @@ def _json_object(environ: Mapping[str, str], name: str, warn: Warn) -> dict[str,
     if text is None:
         return {}
     try:
-        value = json.loads(readable(text))
+        value = strict_json(text)
     except ValueError as e:
         warn(f"{name} is ignored: it is not JSON ({e})")
         return {}
@@ -147,7 +159,7 @@ def _pod_ports(value: Any) -> str:
     if value in (None, ""):
         return ""
     try:
-        ports = json.loads(value) if isinstance(value, str) else value
+        ports = strict_json(value) if isinstance(value, str) else value
         if not isinstance(ports, list):
             raise ValueError("it must be a list")
         out = [_pod_port(port) for port in ports]

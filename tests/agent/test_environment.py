@@ -19,6 +19,11 @@ def test_typed_values() -> None:
     assert all("BAD='many'" in w for w in env.warnings)
 
 
+def test_numbers_are_finite() -> None:
+    env = Environment({"A": "nan", "B": "-inf", "C": "1e999"})
+    assert [env.real(name, 0.5) for name in "ABC"] == [0.5] * 3
+
+
 def test_set_to_nothing_is_the_default_without_a_warning() -> None:
     env = Environment({"E": ""})
     assert env.flag("E", True) is True

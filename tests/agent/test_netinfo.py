@@ -94,3 +94,5 @@ def test_resolve() -> None:
     assert resolve_udp("::1", 5) == "[::1]:5"
     with pytest.raises(OSError, match=r".+"):
         resolve_udp("no.such.host.invalid", 5)
+    with pytest.raises(OSError, match="not a host name"):
+        resolve_udp("a..b" + "x" * 70, 5)

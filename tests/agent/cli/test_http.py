@@ -70,6 +70,14 @@ def test_unusable_urls(url: str) -> None:
         Url(url)
 
 
+@given(st.text(max_size=30), st.sampled_from(["http://", "https://h/", "http://h:1", ""]))
+def test_any_url(text: str, start: str) -> None:
+    with suppress(ValueError):
+        url = Url(start + text)
+        url.target.encode("ascii")
+        assert url.host
+
+
 def test_escapes_stay() -> None:
     assert quote("/a%20b?c=%41\r\n") == "/a%20b?c=%41%0D%0A"
 

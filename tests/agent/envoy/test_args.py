@@ -3,7 +3,7 @@
 from agent.envoy.args import config_file, envoy_args, envoy_environ
 from tests.fakes.configs import make
 
-START = ["-c", "./etc/istio/proxy/envoy-rev.json", "--drain-time-s", "45", "--drain-strategy", "immediate"]
+START = ["-c", "etc/istio/proxy/envoy-rev.json", "--drain-time-s", "45", "--drain-strategy", "immediate"]
 
 
 def test_a_plain_pod() -> None:
@@ -37,7 +37,7 @@ def test_everything_in_istios_order() -> None:
     )
     assert envoy_args(c) == [
         "-c",
-        "./etc/istio/proxy/envoy-rev.json",
+        "etc/istio/proxy/envoy-rev.json",
         "--drain-time-s",
         "7",
         "--drain-strategy",

@@ -96,9 +96,14 @@ def test_labels() -> None:
 
 def test_json_metadata() -> None:
     warnings: list[str] = []
-    env = {"ISTIO_METAJSON_X": '{"deep":{"n":1.5}}', "ISTIO_METAJSON_BAD": "{nope", "ISTIO_METAJSON_LIST": "[]"}
+    env = {
+        "ISTIO_METAJSON_X": '{"deep":{"n":1.5}}',
+        "ISTIO_METAJSON_BAD": "{nope",
+        "ISTIO_METAJSON_LIST": "[]",
+        "ISTIO_METAJSON_N": '{"n": NaN}',
+    }
     assert metadata(warnings, env=env)["deep"] == {"n": 1.5}
-    assert len(warnings) == 2
+    assert len(warnings) == 3
 
 
 def test_flags_ports_and_sockets() -> None:
