@@ -17,7 +17,10 @@ VERBS = ("plan", "apply", "verify", "cleanup")
 
 
 def main() -> None:
-    """Console script `remora-init`."""
+    """Console script `remora-init`. Told to stop, it ends as after a failure: with everything put back."""
+    import signal
+
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(run(sys.argv[1:], os.environ))
 
 

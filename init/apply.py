@@ -9,7 +9,7 @@ from init import change, restore, routes
 from init.diff import Difference, diff, is_own_chain, owned
 from init.errors import InitError
 from init.plan import Plan, plan
-from init.restore import RestoreBackend, Tools
+from init.restore import Tools
 from init.rules import RuleSet
 from init.settings import InitConfig
 
@@ -37,7 +37,7 @@ class State:
     steps: tuple[routes.Step, ...]
 
     @property
-    def backend(self) -> RestoreBackend:
+    def backend(self) -> restore.Backend:
         return self.choice.backend
 
     @property
@@ -128,7 +128,7 @@ def cleanup(config: InitConfig) -> Outcome:
 
 def _transact(state: State, wanted: Mapping[int, RuleSet] | None) -> None:
     """Change the rules (to `wanted`, or away) and then, or before, the routes; on any failure put everything back."""
-    touched: list[tuple[RestoreBackend, int, RuleSet]] = []
+    touched: list[tuple[restore.Backend, int, RuleSet]] = []
     done: list[routes.Step] = []
     adding = [s for s in state.steps if s.add]
     try:
@@ -147,13 +147,15 @@ def _transact(state: State, wanted: Mapping[int, RuleSet] | None) -> None:
         for backend, family, have in touched:
             _confirm(state, backend, family, have, wanted)
         done += routes.perform(s for s in state.steps if not s.add)
-    except InitError as e:
-        left = _undo(touched, done)
+    except BaseException as e:  # also when this process is told to stop half-way
+        left = _undo(state.plan, touched, done)
+        if not isinstance(e, InitError):
+            raise
         raise InitError(f"{e}; " + (f"and putting back failed: {left}" if left else "nothing was changed")) from None
 
 
 def _confirm(
-    state: State, backend: RestoreBackend, family: int, have: RuleSet, wanted: Mapping[int, RuleSet] | None
+    state: State, backend: restore.Backend, family: int, have: RuleSet, wanted: Mapping[int, RuleSet] | None
 ) -> None:
     """Read back what was written; nothing is believed because of an exit code."""
     planned = state.plan.of(family)
@@ -166,12 +168,12 @@ def _confirm(
         raise InitError(f"the {backend.name} rules of IPv{family} are not what was written: another program writes too")
 
 
-def _undo(touched: list[tuple[RestoreBackend, int, RuleSet]], done: list[routes.Step]) -> str:
+def _undo(tried: Plan, touched: list[tuple[restore.Backend, int, RuleSet]], done: list[routes.Step]) -> str:
     """Bring back the state before; the answer names what could not be brought back."""
     failed = []
     for backend, family, before in reversed(touched):
         try:
-            backend.rollback(family, before)
+            backend.rollback(family, before, tried.of(family))
         except InitError as e:
             failed.append(str(e))
     failed += routes.undo(done)

@@ -52,17 +52,17 @@ def transition(have: RuleSet, want: RuleSet) -> str:
     return _text(have, merge(have, want), want)
 
 
-def rollback(now: RuleSet, before: RuleSet) -> str:
-    """Restore text that brings back our part of an earlier state, and every rule to its place if nobody else wrote."""
+def rollback(now: RuleSet, before: RuleSet, tried: RuleSet) -> str:
+    """Restore text that takes back what was `tried`, and brings our part of an earlier state to its very places, or
+    near them if somebody else wrote meanwhile."""
     ours = owned(before, RuleSet())
-    extra = owned(now, ours)
-    target = before if _foreign(now, ours) == _foreign(before, extra) else merge(now, ours)
-    return _text(now, target, RuleSet(ours.tables + extra.tables))
+    known = RuleSet(ours.tables + tried.tables)
+    own = owner(now, known)
 
+    def foreign(rules: RuleSet) -> list[tuple[str, str, Rule]]:
+        return [e for e in rules.each() if not is_own_chain(e[1]) and not own(*e)]
 
-def _foreign(rules: RuleSet, also: RuleSet) -> list[tuple[str, str, Rule]]:
-    own = owner(rules, also)
-    return [(t, c, r) for t, c, r in rules.each() if not is_own_chain(c) and not own(t, c, r)]
+    return _text(now, before if foreign(now) == foreign(before) else merge(now, ours), known)
 
 
 def _text(now: RuleSet, target: RuleSet, known: RuleSet) -> str:

@@ -225,10 +225,10 @@ def plain(address: str) -> str:
 
 
 def special(address: str) -> bool:
-    """Loopback, link-local, multicast or unspecified: of no use for deciding what to capture."""
+    """Loopback, link-local, multicast, unspecified or our own ::6: of no use for deciding what to capture."""
     if ":" not in address:
         return address.startswith(("127.", "169.254.", "0.")) or int(address.partition(".")[0]) >= 224
-    return address in ("::1", "::") or address[:3] in ("fe8", "fe9", "fea", "feb") or address.startswith("ff")
+    return address in ("::1", "::", "::6") or address[:3] in ("fe8", "fe9", "fea", "feb") or address.startswith("ff")
 
 
 def nameservers(resolv: str) -> Ranges:

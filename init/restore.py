@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import pairwise
 
 from init import change
 from init.diff import owned
@@ -21,15 +21,19 @@ NO_NFT = "Failed to initialize nft"  # what the nft commands say on a kernel wit
 NET_ADMIN = 12  # the number of CAP_NET_ADMIN
 
 
-class Backend(Protocol):
-    """Somewhere rules live."""
+TYPE_CHECKING = False  # as in typing, whose import would cost more than all of this package
+if TYPE_CHECKING:
+    from typing import Protocol
 
-    name: str
+    class Backend(Protocol):
+        """Somewhere rules live."""
 
-    def read(self, family: int) -> RuleSet: ...
-    def apply(self, family: int, want: RuleSet, have: RuleSet) -> None: ...
-    def cleanup(self, family: int, have: RuleSet) -> None: ...
-    def rollback(self, family: int, before: RuleSet) -> None: ...
+        @property
+        def name(self) -> str: ...
+        def read(self, family: int) -> RuleSet: ...
+        def apply(self, family: int, want: RuleSet, have: RuleSet) -> None: ...
+        def cleanup(self, family: int, have: RuleSet, known: RuleSet | None = None) -> None: ...
+        def rollback(self, family: int, before: RuleSet, tried: RuleSet) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +78,28 @@ def explain(name: str, code: int, stderr: str, text: str) -> str:
     message = message.partition(" Try `")[0]
     if code < 0:
         return f"{name} was killed by signal {-code}"
+    if "lock file" in message:
+        return f"{name} cannot use the xtables lock: {message}"
     if "Permission denied" in message or "Operation not permitted" in message or "must be root" in message:
-        return f"{name} may not change packet rules: the capability NET_ADMIN is missing ({message})"
+        needed = "NET_ADMIN or NET_RAW" if "legacy" in name else "NET_ADMIN"
+        return f"{name} may not touch packet rules: the capability {needed} is missing ({message})"
     if "lock" in message and ("held" in message or "holding" in message or "another app" in message.lower()):
         return f"{name} waited {LOCK_WAIT} seconds for the xtables lock, which another program holds"
-    line = ""
-    for words in (message.replace(":", " ").split(),):
-        for n, word in enumerate(words[:-1]):
-            if word == "line" and words[n + 1].isdigit():
-                lines = text.splitlines()
-                at = int(words[n + 1])
-                line = f" at {lines[at - 1]!r}" if 0 < at <= len(lines) else ""
+    line = culprit(message, text)
     if "Table does not exist" in message or "do you need to insmod" in message:
         return f"{name} failed: the kernel lacks a table, its module must be loaded on the node ({message})"
     if "missing kernel module" in message or "No chain/target/match" in message or "No such file" in message:
         return f"{name} failed{line}: the kernel lacks the module for a rule ({message})"
     return f"{name} failed with exit code {code}{line}: {message or 'no message'}"
+
+
+def culprit(message: str, text: str) -> str:
+    """The line of the input that a message blames, ready to be put into a sentence."""
+    words, lines = message.replace(":", " ").split(), text.splitlines()
+    for word, number in pairwise(words):
+        if word == "line" and number.isdigit() and 0 < int(number) <= len(lines):
+            return f" at {lines[int(number) - 1]!r}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +143,9 @@ class RestoreBackend:
         """Remove all that is ours; rules of `known` count as ours even where only a plan tells."""
         self.restore(family, change.transition(have, RuleSet()) if known is None else change.removal(have, known))
 
-    def rollback(self, family: int, before: RuleSet) -> None:
-        """Bring back our part of `before`, whatever of it is in place now."""
-        self.restore(family, change.rollback(self.read(family), before))
+    def rollback(self, family: int, before: RuleSet, tried: RuleSet) -> None:
+        """Bring back our part of `before` after a change to `tried` that may have happened in part."""
+        self.restore(family, change.rollback(self.read(family), before, tried))
 
 
 def legacy_tables(family: int) -> tuple[str, ...]:
@@ -177,9 +187,9 @@ def kind(command: str, tools: Tools) -> str:
 class Choice:
     """The backend to program with what it holds now, and the other one when it holds something of ours."""
 
-    backend: RestoreBackend
+    backend: Backend
     have: Mapping[int, RuleSet]
-    stale: RestoreBackend | None = None
+    stale: Backend | None = None
     stale_have: Mapping[int, RuleSet] = field(default_factory=dict)
 
 
@@ -214,7 +224,7 @@ def choose(forced: str, tools: Tools, known: Mapping[int, RuleSet]) -> Choice:
     return Choice(found[name], have[name], found[stale] if stale else None, have[stale] if stale else {})
 
 
-def read_all(backend: RestoreBackend, known: Mapping[int, RuleSet]) -> dict[int, RuleSet]:
+def read_all(backend: Backend, known: Mapping[int, RuleSet]) -> dict[int, RuleSet]:
     """Rules of both families; a family that is not planned may be unreadable."""
     have: dict[int, RuleSet] = {}
     for family in FAMILIES:

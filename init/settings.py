@@ -20,7 +20,7 @@ class Ranges:
         return self.v4 if family == 4 else self.v6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # slots would double the time it takes to define so many fields
 class InitConfig:
     """Everything a run needs to know. Ports and ids are canonical text, ready for a rule."""
 

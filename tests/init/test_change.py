@@ -49,7 +49,7 @@ def test_rolling_back_restores_every_rule_to_its_place(a: InitConfig, b: InitCon
     before = load(foreign, transition(foreign, plan(a).v4))
     half = "".join(block + "COMMIT\n" for block in transition(before, plan(b).v4).split("COMMIT\n")[:1] if block)
     now = load(before, half)
-    assert used(load(now, rollback(now, before))) == used(before)
+    assert used(load(now, rollback(now, before, plan(b).v4))) == used(before)
 
 
 def blocks(text: str) -> list[str]:

@@ -130,6 +130,7 @@ def test_owner_groups() -> None:
         (("127.0.0.1", "169.254.1.1", "fd00::1"), False, True),
         (("10.0.0.1", "fe80::1", "::1"), True, False),
         (("::ffff:10.0.0.1",), True, False),
+        (("10.0.0.1", "::6"), True, False),
     ],
 )
 def test_when_ipv6_is_planned(addresses: tuple[str, ...], dual: bool, v6: bool) -> None:

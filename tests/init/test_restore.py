@@ -24,6 +24,7 @@ def program(folder: Path, name: str, body: str) -> str:
         ("can't initialize iptables table `nat': Table does not exist (do you need to insmod?)", "module"),
         ("Extension owner revision 0 not supported, missing kernel module?\nline 2: RULE_APPEND failed", "module"),
         ("iptables-restore: line 2 failed: No chain/target/match by that name.", "'second line'"),
+        ("Fatal: can't open lock file /run/xtables.lock: Permission denied", "cannot use the xtables lock"),
         ("Another app is currently holding the xtables lock; waited (30s)", "another program holds"),
         ("iptables-restore: line 2 failed", "'second line'"),
         ("# Warning: iptables-legacy tables present\n", "no message"),

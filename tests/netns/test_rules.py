@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
+from agent.cli.rules import run as pilot_agent
 from init import apply, config, restore, routes
 from init.__main__ import istio_iptables, run
 from init.errors import InitError
@@ -281,7 +282,8 @@ def test_verbs_and_exit_codes(pod: Namespace, capsys: pytest.CaptureFixture[str]
         assert istio_iptables([*argv, "--skip-rule-apply", "-o", "9"], environ) == 0
         assert snapshot() == before
         assert istio_iptables([*argv, "-o", "9", "--reconcile"], environ) == 0
-        assert istio_iptables([*argv, "--cleanup-only"], environ) == 0
+        assert pilot_agent(argv, environ) == 1  # -o 9 is in force
+        assert pilot_agent([*argv, "--cleanup-only"], environ) == 0
         assert run(["cleanup", *argv], environ) == 0
         assert "no rules of ours" in capsys.readouterr().out
 
