@@ -31,6 +31,9 @@ CORES = {
     "agent/status/ready.py", "agent/status/metrics.py",
     "agent/repair/decision.py",
     "agent/lab/mesh.py", "agent/lab/session.py", "agent/lab/resources.py",
+    "agent/lab/fields.py", "agent/lab/session_delta.py", "agent/lab/session_state.py", "agent/lab/envelope.py",
+    "agent/lab/transport.py", "agent/lab/clusters.py", "agent/lab/listeners.py", "agent/lab/names.py",
+    "agent/lab/tokens.py", "agent/lab/authority.py",
     "init/rules.py", "init/plan.py", "init/diff.py",
 }  # fmt: skip
 IMPURE = {
@@ -53,6 +56,9 @@ TESTED_ELSEWHERE = {
     "agent/boot.py": "tests/netns/test_agent.py",
     "agent/cli/proxy.py": "tests/netns/test_agent.py",
     "agent/cli/rules.py": "tests/netns/test_rules.py",
+    "agent/lab/ads.py": "tests/component/test_plane.py",
+    "agent/lab/plane.py": "tests/component/test_plane.py",
+    "agent/lab/ca.py": "tests/component/test_plane_ca.py",
     "agent/envoy/supervisor.py": "tests/component/test_supervisor.py",
     "agent/identity/client.py": "tests/component/test_identity.py",
     "agent/identity/manager.py": "tests/component/test_identity.py",
