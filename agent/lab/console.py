@@ -35,7 +35,7 @@ class Console:
             return
         from rich.text import Text
 
-        text = Text(f"{phase.number}/{total} ", style="dim")
+        text = Text().append(f"{phase.number}/{total} ", style="dim")
         text.append("✔ " if phase.ok else "✘ ", style="bold green" if phase.ok else "bold red")
         text.append(f"{phase.end - phase.start:6.2f} s  ", style="dim")
         text.append(phase.title, style="bold").append(": ").append(phase.seen)

@@ -1,7 +1,7 @@
 """What the demo's steps share: the lab and its two pods, the steady request stream, and what the report will show."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agent.lab.observe import until
@@ -41,6 +41,10 @@ class Run:
 
     def recovered(self, lane: str, when: float, text: str, label: str = "") -> None:
         self.timeline.lane(lane).marks.append(Mark(when, MarkKind.GOOD, text, label))
+
+    def figure(self, what: str, by_pod: Mapping[str, str]) -> None:
+        """Remember one figure of several pods."""
+        self.figures[what] = ", ".join(f"{name} {value}" for name, value in sorted(by_pod.items()))
 
     @property
     def requests(self) -> Log:

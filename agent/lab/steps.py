@@ -3,9 +3,10 @@
 import json
 import re
 import secrets
+import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.lab import process, traffic
@@ -14,7 +15,7 @@ from agent.lab.options import CA_PORT, PLANE_PORT
 from agent.lab.pod import Pod
 from agent.lab.probe import Sniffer, classify, http_request
 from agent.lab.scene import Run, milliseconds
-from agent.lab.timeline import loss
+from agent.lab.timeline import loss, parse_log
 from agent.lab.traffic import Request
 
 ADMIN_PORT = 15000
@@ -40,8 +41,8 @@ def backend(pod: Pod) -> str:
     """Which kernel interface holds the rules, asked with each family's own reader."""
     found = []
     for name in ("nft", "legacy"):
-        status, output = process.run(pod.place(0), [process.tool(f"iptables-{name}-save")], {"PATH": "/usr/sbin:/sbin"})
-        if status == 0 and "-A ISTIO_OUTPUT" in output:
+        path = shutil.which(f"iptables-{name}-save", path="/usr/sbin:/sbin:/usr/bin:/bin")
+        if path and "-A ISTIO_OUTPUT" in process.run(pod.place(0), [path], {})[1]:
             found.append(name)
     if len(found) != 1:
         raise Unmet("rules in exactly one backend", " and ".join(found) or "none")
@@ -77,18 +78,28 @@ def agents_ready(run: Run) -> str:
         return len(ready) == len(pods)
 
     until("both agents ready through Envoy on port 15021", READY_LIMIT, look, pause=0.004)
+    run.figure("exec → Envoy exec'd", {name: milliseconds(took) for name, took in envoy.items()})
+    run.figure("exec → first CSR answered by the CA", first_certificates(run, pods))
+    run.figure("exec → ready", {name: milliseconds(took) for name, took in ready.items()})
+    run.figure("CPU of the agent until ready", {name: f"{used:.2f} s" for name, used in cpu.items()})
+    run.figure("resident memory of the agent when ready", resident(pods))
+    return ", ".join(f"{name} after {milliseconds(took)}" for name, took in sorted(ready.items())) + " from exec"
+
+
+def first_certificates(run: Run, pods: Sequence[Pod]) -> dict[str, str]:
+    """When the CA had signed each pod's first certificate, since the exec of its agent."""
+    lines = parse_log(run.lab.infra("ca").log.read_text().splitlines())
+    found = {}
     for pod in pods:
         assert pod.agent is not None
-        first = agent_events(pod, ("issued",), 0.0)
-        run.figures[f"{pod.name}: exec → Envoy exec'd"] = milliseconds(envoy[pod.name])
-        if first:
-            run.figures[f"{pod.name}: exec → first certificate"] = milliseconds(first[0][0] - pod.agent.started)
-        run.figures[f"{pod.name}: exec → ready"] = milliseconds(ready[pod.name])
-        run.figures[f"{pod.name}: CPU of the agent until ready"] = f"{cpu[pod.name]:.2f} s"
-        run.figures[f"{pod.name}: resident memory of the agent when ready"] = (
-            f"{process.resident_bytes(pod.agent.pid) / 1e6:.0f} MB"
-        )
-    return ", ".join(f"{name} after {milliseconds(took)}" for name, took in sorted(ready.items())) + " from exec"
+        wanted = run.lab.mesh.spiffe(pod.workload)
+        signed = next((line.time for line in lines if line.labels.get("identity") == wanted), None)
+        found[pod.name] = "?" if signed is None else milliseconds(signed - pod.agent.started)
+    return found
+
+
+def resident(pods: Sequence[Pod]) -> dict[str, str]:
+    return {p.name: f"{process.resident_bytes(p.agent.pid) / 1e6:.0f} MB" for p in pods if p.agent is not None}
 
 
 def call(run: Run, target: str) -> Request:
@@ -126,9 +137,10 @@ def plaintext_refused(run: Run) -> str:
     token = secrets.token_hex(8)
     answer = http_request(run.lab.outside, run.b.namespace.ip, run.b.port, f"/?token={token}")
     reached = token in run.b.log("app").read_text()
-    if answer.status or reached:
-        raise Unmet("a refused connection", f"{answer}{', and the application saw it' if reached else ''}")
-    return f"{run.b.namespace.ip}:{run.b.port} from outside: {answer.error.partition(':')[0]}"
+    # "Connection refused" would only mean that nobody listens; Envoy accepts, sees no TLS and hangs up.
+    if answer.status or reached or answer.error.startswith("ConnectionRefused"):
+        raise Unmet("Envoy to hang up", f"{answer}{', and the application saw it' if reached else ''}")
+    return f"{run.b.namespace.ip}:{run.b.port} hung up on a client without TLS ({answer.error.partition(':')[0]})"
 
 
 def envoy_killed(run: Run) -> str:
@@ -223,7 +235,7 @@ def ca_away(run: Run) -> str:
     if lost.failed:
         raise Unmet("no request to fail", str(lost))
     return (
-        f"renewals failed for {away:.1f} s, 0 of {lost.total} requests failed, fresh certificates "
+        f"away {away:.1f} s, renewals failed, 0 of {lost.total} requests did; fresh certificates "
         f"{milliseconds(took)} after it was back"
     )
 
@@ -263,6 +275,7 @@ def plane_away(run: Run) -> str:
 
 def drained(run: Run) -> str:
     run.stop_stream()
+    run.figure("resident memory of the agent at the end", resident((run.a, run.b)))
     assert run.b.agent is not None
     url = run.url.rstrip("/") + f"/slow?seconds={SLOW}"
     slow = run.a.run_client("slow", ["agent.lab.traffic", url])

@@ -188,6 +188,33 @@ def test_a_file_that_does_not_exist_gets_its_directory_rebuilt(world: World) -> 
     assert not (etc / "resolv.conf").exists()
 
 
+def test_a_pod_is_laid_out_like_the_injected_container(tmp_path: Path) -> None:
+    with Lab(Options(MESH, tmp_path / "logs", find_envoy({}))) as lab:
+        pod = lab.pods["a"]
+        token = pod.root / "var/run/secrets/tokens/istio-token"
+        assert (token.stat().st_uid, token.stat().st_mode & 0o777) == (1337, 0o640)
+        assert token.read_text().startswith("lab.demo.a.")
+        assert "BEGIN CERTIFICATE" in (pod.root / "var/run/secrets/istio/root-cert.pem").read_text()
+        assert 'app="a"' in (pod.root / "etc/istio/pod/labels").read_text()
+        # The proxy's user writes where the webhook mounts volumes for it; the application may read no token.
+        for writable in ("etc/istio/proxy", "var/lib/istio/data", "var/run/secrets/workload-spiffe-uds"):
+            argv = ["touch", f"{writable}/probe"]
+            assert process.run(pod.place(1337), argv, lab.environ)[0] == 0
+            assert process.run(pod.place(1000), argv, lab.environ)[0] != 0
+        assert process.run(pod.place(1000), ["cat", str(token)], lab.environ)[0] != 0
+        assert process.run(pod.place(1000), ["cat", "/etc/resolv.conf"], lab.environ)[1].splitlines()[:2] == [
+            "search demo.svc.cluster.local svc.cluster.local cluster.local",
+            "nameserver 10.77.0.3",
+        ]
+        # The same command line as the webhook's; a second run finds nothing to do.
+        pod.write_rules()
+        rules = pod.rules()
+        assert any("--to-ports 15006" in rule for rule in rules)
+        assert any("-d 10.77.0.3/32" in rule and "15053" in rule for rule in rules)
+        pod.write_rules()
+        assert pod.rules() == rules
+
+
 SCRIPT = """
 import sys, time
 from pathlib import Path
