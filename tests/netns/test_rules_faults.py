@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,6 +113,28 @@ def test_a_command_that_hangs_is_ended_and_undone(
         before = snapshot()
         with pytest.raises(InitError, match="did not finish"):
             apply.apply(settings(NEW, "nft", str(tmp_path)))
+        assert snapshot() == before
+
+    pod.call(body)
+
+
+def test_a_run_that_is_told_to_stop_half_way_is_undone(pod: Namespace, tmp_path: Path) -> None:
+    once = 'if [ "$(wc -l < "$COUNT")" -gt 1 ]; then exec "$REAL" "$@"; fi\nexec sleep 60'
+    wrap(tmp_path, "ip6tables-nft-restore", once)
+    program = [sys.executable, "-m", "init", "apply", *NEW, "--force-iptables-binary", "nft"]
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    def body() -> None:
+        apply.apply(settings(OLD, "nft"))
+        before = snapshot()
+        with subprocess.Popen(program, env=environ) as running:
+            deadline = time.monotonic() + 20
+            while not (tmp_path / "ip6tables-nft-restore.count").exists():
+                assert time.monotonic() < deadline
+                assert running.poll() is None
+                time.sleep(0.01)
+            running.terminate()
+            assert running.wait(20) == 128 + signal.SIGTERM
         assert snapshot() == before
 
     pod.call(body)
