@@ -97,6 +97,9 @@ def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) 
     roots = parse_roots(encoded[-1])
     if not roots:
         raise AttemptError("bad_chain", "the CA's answer ends with no certificate that could be the root")
+    if len(roots) != encoded[-1].count(pem.BEGIN):
+        # Envoy would refuse the whole chain for one broken block at its end.
+        encoded[-1] = b"".join(c.public_bytes(serialization.Encoding.PEM) for c in roots)
     leaf = chain[0]
     try:
         _check_leaf(leaf, key_pem, now)

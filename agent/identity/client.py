@@ -98,7 +98,8 @@ class CaClient:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return AttemptError(reason, f"the CA {address} did not answer within {deadline:.0f} s")
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            return Denied(reason, f"the CA {address} refuses the credential: {reason}: {details}")
+            hint = f"check that {self._config.ca.token_file} is for this CA and names the right service account"
+            return Denied(reason, f"the CA {address} refuses the credential ({reason}: {details}); {hint}")
         if code is grpc.StatusCode.UNAVAILABLE:
             return _Passing(reason, f"cannot reach the CA: {peers.explain(self._config.ca, address, details)}")
         sentence = f"the CA {address} failed: {reason}: {details}"

@@ -34,6 +34,7 @@ def generate(config: IdentityConfig) -> bytes:
 def pregenerate(config: IdentityConfig) -> Future[bytes]:
     """Start making a key in a thread of its own and return at once; hand the future to the IdentityManager."""
     future: Future[bytes] = Future()
+    future.set_running_or_notify_cancel()  # whoever stops waiting does not disturb the thread
 
     def work() -> None:
         try:

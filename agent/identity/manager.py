@@ -193,8 +193,10 @@ class IdentityManager:
         """Until `seconds` passed on either clock, or somebody wants a renewal now."""
         due = rotation.Due.after(seconds, self._clock())
         while (left := due.left(self._clock())) > 0:
+            # Not wait_for: Python 3.11's swallows a cancellation that comes together with the event.
             try:
-                await asyncio.wait_for(self._wake.wait(), min(left, self._tick))
+                async with asyncio.timeout(min(left, self._tick)):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
             return
@@ -207,7 +209,8 @@ class IdentityManager:
             expires = remaining is not None and 0 < remaining < self._tick
             try:
                 tick = remaining + 0.01 if expires and remaining is not None else self._tick
-                await asyncio.wait_for(self._secret.changed(self._secret.version), tick)
+                async with asyncio.timeout(tick):
+                    await self._secret.changed(self._secret.version)
             except TimeoutError:
                 self._journal.validity(self._remaining())
             now = self._clock()

@@ -1,7 +1,8 @@
 """Certificates that somebody mounts: `file-cert:<certificate>~<key>`, `file-root:<path>`, `file-root:system`.
 
-The content of every subscribed name is compared twice a second; a file that is gone, half-written or does not match its
-key changes nothing: the last good content stays until a better one parses.
+Every subscribed name is looked at twice a second, and its content compared every few seconds whatever its times say. A
+file that is gone, half-written or does not match its key changes nothing: the last good content stays until a better
+one parses.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from agent.sds import resources
 log = logs.scope("cache")
 
 POLL = 0.5
+READ_EVERY = 10  # looks; a rewrite within the granularity of file times is found then
 MAX_SIZE = 16 << 20
 KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----[A-Za-z0-9+/=\s:,-]*?-----END \1-----")
 
@@ -56,6 +58,18 @@ def load(files: tuple[str, ...]) -> Content:
         return Content(version, roots=_roots(files[0], data[0]))
     _check_pair(files, data[0], data[1])
     return Content(version, chain=data[0], key=data[1])
+
+
+def _signature(files: tuple[str, ...]) -> tuple[object, ...]:
+    """Changes when a file is replaced, rewritten or goes; links are followed."""
+    found: list[object] = []
+    for path in files:
+        try:
+            s = os.stat(path)
+            found.append((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns))
+        except (OSError, ValueError) as e:
+            found.append(str(e))
+    return tuple(found)
 
 
 def _read(path: str) -> bytes:
@@ -110,6 +124,7 @@ class _Tracked:
     users: int = 0
     content: Content | None = None
     problem: str = ""
+    signature: tuple[object, ...] = ()
 
 
 class FileSecrets:
@@ -117,6 +132,7 @@ class FileSecrets:
 
     def __init__(self) -> None:
         self._tracked: dict[str, _Tracked] = {}
+        self._looks = 0
         self.failures = 0  # num_file_secret_failures_total
 
     def track(self, name: str, files: tuple[str, ...], quiet: bool = False) -> None:
@@ -145,10 +161,17 @@ class FileSecrets:
 
     def refresh(self) -> bool:
         """Look at every tracked file; true if some content changed."""
-        changed = [name for name, entry in self._tracked.items() if self._refresh(name, entry)]
-        return bool(changed)
+        self._looks += 1
+        thorough = self._looks % READ_EVERY == 0
+        changed = False
+        for name, entry in self._tracked.items():
+            # A pair that did not match when it was read may have been half-way through a change.
+            if thorough or entry.problem or entry.signature != _signature(entry.files):
+                changed |= self._refresh(name, entry)
+        return changed
 
     def _refresh(self, name: str, entry: _Tracked) -> bool:
+        entry.signature = _signature(entry.files)  # before reading: a later change shows
         try:
             content = load(entry.files)
         except Unusable as e:

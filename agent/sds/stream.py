@@ -163,7 +163,9 @@ class Conversation:
             return None
         try:
             patience = 0.0 if any(self._store.hopeless(n) for n in missing) else FILE_PATIENCE
-            await asyncio.wait_for(turn.wait(), patience)
+            # Not wait_for: Python 3.11's swallows a cancellation that comes together with the event.
+            async with asyncio.timeout(patience):
+                await turn.wait()
         except TimeoutError:
             why = self._store.problem(missing[0])
             return Refusal("UNKNOWN", f"failed to generate secret for {missing[0][:200]}: {why}")

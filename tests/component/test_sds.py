@@ -1,6 +1,7 @@
 """The secret server over a real unix socket: the conversation, waiting, rotation pushes, hostile clients."""
 
 import asyncio
+import logging
 import os
 import socket
 import stat
@@ -191,9 +192,33 @@ def test_a_hundred_streams_get_one_push_each(tmp_path: Path) -> None:
             got = [secrets(r)["default"] for r in await asyncio.gather(*(c.receive() for c in clients))]
             assert {chain(s) for s in got} == {b"chain of two\n"}
             assert await clients[0].silent()
-        assert w.server.streams == 0
+        await eventually(lambda: w.server.streams == 0)
 
     asyncio.run(main())
+
+
+def test_streams_that_come_and_go_leave_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def visit(w: World, i: int) -> None:
+        async with SdsClient(w.path) as c:
+            await c.ask("default" if i % 3 else "never: file-root:/nonexistent", f"file-root:/nonexistent/{i}")
+            if i % 2:
+                await asyncio.sleep(0.001 * (i % 7))
+
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as good:
+            await good.get("default")
+            tasks, fds = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+            for start in range(0, 200, 20):
+                await asyncio.gather(*(visit(w, i) for i in range(start, start + 20)))
+                w.secret.set(make_secret(str(start)))
+                await good.receive()
+            await eventually(lambda: w.server.streams == 1)
+            await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+            await eventually(lambda: len(os.listdir("/proc/self/fd")) <= fds + 2)
+
+    logging.getLogger("agent").propagate = True
+    asyncio.run(main())
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
 
 
 def test_delta_and_fetch_are_served_too(tmp_path: Path) -> None:

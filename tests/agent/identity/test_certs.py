@@ -139,6 +139,12 @@ def test_good_chains(elements: list[str]) -> None:
     assert "PRIVATE" not in repr(secret)
 
 
+def test_broken_roots_are_left_out_of_the_chain_too() -> None:
+    secret = certs.verify(text(LEAF, ROOT.pem + OTHER.pem[:100]), KEY, SPIFFE, time.time())
+    assert secret.chain == LEAF + ROOT.pem
+    assert secret.roots == ROOT.pem.strip()
+
+
 OLD = Root("old", days=-1)
 NO_CA = ROOT.intermediate("no ca", is_ca=False)
 IMPOSTOR = Root("root")  # the same name, another key

@@ -91,6 +91,16 @@ def test_the_last_good_content_stays(pair: tuple[str, str]) -> None:
     assert secrets.failures == 2
 
 
+def test_a_rewrite_that_times_do_not_show_is_found_by_content(pair: tuple[str, str]) -> None:
+    secrets = FileSecrets()
+    secrets.track("n", pair)
+    times = os.stat(pair[0])
+    Path(pair[0]).write_bytes(CERT + ROOT.pem + b"\n")
+    os.utime(pair[0], ns=(times.st_atime_ns, times.st_mtime_ns))
+    looks = [secrets.refresh() for _ in range(files.READ_EVERY)]
+    assert looks.count(True) == 1
+
+
 def test_a_name_is_forgotten_with_its_last_stream(pair: tuple[str, str]) -> None:
     secrets = FileSecrets()
     secrets.track("n", pair)
