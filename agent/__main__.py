@@ -16,9 +16,9 @@ COMMANDS = {
     "lab": ("agent.lab.cli", "a mesh on one machine: demo, up, plane, ca (see lab --help)"),
 }
 
-# gRPC's core reads these when it is loaded. Envoy is forked and exec'd at once, so its fork handlers have nothing to
-# protect, and its own log lines would end up between ours.
-GRPC_DEFAULTS = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
+# gRPC's core reads these when it is loaded. Its fork handlers must be off: a fork between live streams would crash the
+# child before it becomes Envoy. Its own log lines would end up between ours.
+GRPC_SETTINGS = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
 
 
 def usage(program: str) -> str:
@@ -70,8 +70,7 @@ def main() -> int:
     try:
         program = os.path.basename(sys.argv[0])
         environ = os.environ.copy()  # what children inherit; the lines below are for this process alone
-        for name, value in GRPC_DEFAULTS.items():
-            os.environ.setdefault(name, value)
+        os.environ.update(GRPC_SETTINGS)
         status = dispatch("remora-agent" if program == "__main__.py" else program, sys.argv[1:], environ)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -8,6 +8,8 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +24,7 @@ from agent.latest import Latest
 from agent.model import EnvoyPhase, EnvoyState, NameInfo, Readiness, Secret, XdsStatus
 
 if TYPE_CHECKING:
+    from agent.dns.server import DnsServer
     from agent.envoy.supervisor import Supervisor
     from agent.identity.manager import IdentityManager
 
@@ -75,6 +78,7 @@ class App:
         self.envoy = Latest(EnvoyState(EnvoyPhase.STOPPED))
         self.xds_status = Latest(XdsStatus())
         self.names: Latest[Mapping[str, NameInfo] | None] = Latest(None)
+        self.dns: DnsServer | None = None
         self.identity: IdentityManager | None = None
         self.supervisor: Supervisor | None = None
         self.gates: list[Callable[[], Awaitable[Readiness]]] = [self.stop.readiness]
@@ -102,14 +106,10 @@ class App:
             from agent.dns.server import DnsServer
 
             self.gates.append(self._names_gate)
-            yield "dns", DnsServer(config.dns, self.names, self.recorder)
+            self.dns = DnsServer(config.dns, self.names, self.recorder)
+            yield "dns", self.dns
         if self.booted.status_socket is not None:
-            from agent.status.server import StatusServer
-
-            yield (
-                "status",
-                StatusServer(config.status, self.booted.status_socket, self.gates, self.drain, self.quit),
-            )
+            yield "status", self._status(self.booted.status_socket)
         if config.guard.mode is not GuardMode.OFF:
             from agent.repair.manager import RedirectGuard
 
@@ -121,6 +121,31 @@ class App:
 
         handlers = {wire.NAME_TABLE: self._take_names, wire.TRUST_BUNDLE: self._take_trust}
         return XdsProxy(self.config.xds, self.xds_status, handlers, self.recorder)
+
+    def _status(self, sock: socket.socket) -> Component:
+        from agent import exposition
+        from agent.envoy.admin import Admin
+        from agent.status.metrics import Registry
+        from agent.status.server import StatusServer
+
+        envoy = self.config.envoy
+        registry = Registry()
+        exposition.certificate(registry, self.secret)
+        exposition.envoy(registry, self.envoy)
+        if self.dns is not None:
+            exposition.dns(registry, self.dns.stats)
+        # Envoy's page is fetched from its statistics listener, as Prometheus itself would.
+        scrape = Admin(envoy.admin_host, envoy.stats_port, "Envoy's statistics port").scrape if envoy.enabled else None
+        return StatusServer(
+            self.config.status, sock, self.gates, self.drain, self.quit, registry, scrape, self._name_table
+        )
+
+    def _name_table(self) -> str | None:
+        if self.names.value is None:
+            return None
+        from agent.dns import table
+
+        return table.debug_json(self.names.value, self.config.dns.proxy_namespace, self.config.dns.proxy_domain)
 
     def _take_names(self, payload: bytes) -> None:
         from agent.dns import table
@@ -216,7 +241,8 @@ class App:
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
-        if number == signal.SIGINT and self.stop.requested:
+        if number == signal.SIGINT and self.stop.requested and sys.stdin is not None and sys.stdin.isatty():
+            # A person presses Ctrl-C again; from kubelets and scripts a repeated signal changes nothing, as with istio.
             self.stop.hurry()
             return
         if not self.stop.requested:

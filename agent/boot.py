@@ -6,10 +6,11 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from agent import logs, uds
 from agent.config import AgentConfig
 from agent.envoy import args, bootstrap, launch
 from agent.errors import FatalError
@@ -17,7 +18,7 @@ from agent.errors import FatalError
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-BOOTSTRAP_NAME = "envoy-rev.json"
+log = logs.scope("default")
 
 
 class EarlySignals:
@@ -42,7 +43,7 @@ class Boot:
     status_socket: socket.socket | None = None
     envoy: launch.Envoy | None = None
     key: "Future[bytes] | None" = None  # the first private key, made on a thread while the rest is imported
-    rendered: str = ""  # path of the bootstrap that we wrote and will remove
+    rendered: list[str] = field(default_factory=list)  # files that we wrote and will remove
 
     def undo(self) -> None:
         """End Envoy and remove what was written; safe to call more than once and after the loop has done it."""
@@ -52,16 +53,18 @@ class Boot:
             envoy.reap(10.0)
         if self.status_socket is not None:
             self.status_socket.close()
-        if self.rendered:
+        for path in self.rendered:
             with suppress(FileNotFoundError):
-                os.unlink(self.rendered)
+                os.unlink(path)
 
 
 def boot(config: AgentConfig) -> Boot:
     """Bind the status port, write Envoy's bootstrap and start Envoy. Raises FatalError with nothing left behind."""
     # `spawn` is what the supervisor calls again after a crash, with the same bootstrap.
     result = Boot(
-        config, EarlySignals(), lambda: launch.spawn(config.envoy, args.envoy_args(config), environ_of(config))
+        config,
+        EarlySignals(),
+        lambda: launch.spawn(config.envoy, args.envoy_args(config), args.envoy_environ(config)),
     )
     try:
         if config.status.port:
@@ -70,6 +73,9 @@ def boot(config: AgentConfig) -> Boot:
             result.status_socket = bind(config.status.port)
         if config.envoy.enabled:
             result.rendered = write_bootstrap(config)
+            # Envoy must not connect to what a killed agent left, where nobody would ever answer.
+            uds.clear(config.xds.socket_path)
+            uds.clear(config.sds.socket_path)
             result.envoy = result.spawn()
         if config.identity is not None:
             from agent.identity import keys
@@ -81,28 +87,30 @@ def boot(config: AgentConfig) -> Boot:
     return result
 
 
-def environ_of(config: AgentConfig) -> dict[str, str]:
-    """Envoy gets the agent's whole environment (spec: istio passes os.Environ)."""
-    return dict(config.environ)
-
-
-def write_bootstrap(config: AgentConfig) -> str:
-    """Render and write the bootstrap atomically, for Envoy's user only; returns its path, "" with a custom file."""
+def write_bootstrap(config: AgentConfig) -> list[str]:
+    """Render and write the bootstrap and what it refers to, for Envoy's user only; returns their paths."""
     if config.envoy.custom_config_file:
-        return ""
-    path = os.path.join(config.envoy.config_dir, BOOTSTRAP_NAME)
-    temporary = f"{path}.tmp"
+        return []
+    text = json.dumps(bootstrap.render(config, log.warning), ensure_ascii=False)
+    files = {**bootstrap.side_files(config), args.config_file(config): text}
     try:
         os.makedirs(config.envoy.config_dir, mode=0o700, exist_ok=True)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
-            json.dump(bootstrap.render(config), file, ensure_ascii=False)
-        if config.envoy.run_as is not None:
-            os.chown(temporary, *config.envoy.run_as)
-        os.replace(temporary, path)
+        for path, content in files.items():
+            _write(path, content, config.envoy.run_as)
     except OSError as error:
         raise FatalError(
-            f"Envoy's bootstrap {path} cannot be written: {error.strerror}; "
+            f"Envoy's bootstrap cannot be written to {config.envoy.config_dir}: {error.strerror}; "
             "make the directory writable for this user or set configPath"
         ) from error
-    return path
+    return list(files)
+
+
+def _write(path: str, content: str, owner: tuple[int, int] | None) -> None:
+    """Replace a file at once; readable by its owner only, who is Envoy's user."""
+    temporary = f"{path}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(content)
+    if owner is not None:
+        os.chown(temporary, *owner)
+    os.replace(temporary, path)

@@ -1,6 +1,6 @@
 """The agent's own metrics in Prometheus text format 0.0.4: pure arithmetic, istio's names."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 PREFIX = "istio_agent_"
@@ -8,6 +8,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Labels = tuple[tuple[str, str], ...]
 Sample = tuple[Mapping[str, str], float]  # labels, value
+Buckets = Sequence[tuple[float, int]]  # (upper bound, how many were at most that), the last bound is infinity
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._families: dict[str, Family] = {}
+        self._histograms: dict[str, tuple[str, Callable[[], tuple[Buckets, float]]]] = {}
 
     def counter(self, name: str, what: str) -> Family:
         """A counter; `name` is printed as given after the prefix, without a suffix. The same name: the same family."""
@@ -50,6 +52,24 @@ class Registry:
         """A metric whose samples are produced at the scrape, such as the time left of a certificate."""
         self._families[name] = Family(name, kind, what, compute=compute)
 
+    def histogram(self, name: str, what: str, read: Callable[[], tuple[Buckets, float]]) -> None:
+        """A histogram that is read at the scrape: its cumulative buckets and the sum of what was observed."""
+        self._histograms[name] = (what, read)
+
+    def _histogram_lines(self) -> Iterable[str]:
+        for short, (what, read) in sorted(self._histograms.items()):
+            buckets, total = read()
+            count = buckets[-1][1]
+            if not count:
+                continue
+            name = PREFIX + short
+            yield f"# HELP {name} {escape_help(what)}"
+            yield f"# TYPE {name} histogram"
+            for bound, at_most in buckets:
+                yield f'{name}_bucket{{le="{number(bound)}"}} {at_most}'
+            yield f"{name}_sum {number(total)}"
+            yield f"{name}_count {count}"
+
     def render(self) -> str:
         """The whole page; families without a sample are left out."""
         lines = []
@@ -60,6 +80,7 @@ class Registry:
             name = PREFIX + family.name
             lines += [f"# HELP {name} {escape_help(family.what)}", f"# TYPE {name} {family.kind}"]
             lines += [f"{name}{labels_text(labels)} {number(value)}" for labels, value in samples]
+        lines += self._histogram_lines()
         return "".join(line + "\n" for line in lines)
 
 

@@ -33,7 +33,7 @@ class StatusServer:
     """Serves `sock` (from `bind`). `checks` are the gates of readiness, in the order in which they are named.
 
     `on_drain` returns when Envoy was told to drain; `on_quit` asks the process to end; `scrape` fetches Envoy's
-    metrics.
+    metrics; `names` gives the name table as JSON, None without one.
     """
 
     def __init__(
@@ -45,9 +45,11 @@ class StatusServer:
         on_quit: Callable[[], None],
         registry: Registry | None = None,
         scrape: Scrape | None = None,
+        names: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._config, self._sock, self._checks = config, sock, checks
         self._on_drain, self._on_quit, self._scrape = on_drain, on_quit, scrape
+        self._names = names
         self._history = History()
         self._open = 0
         self.registry = registry or Registry()
@@ -103,6 +105,8 @@ class StatusServer:
                 if self._config.local_metrics_only and not request.local:
                     return Response(403, b"Only requests from localhost are allowed\n")
                 return await self._metrics(request)
+            case "/debug/ndsz":
+                return self._name_table(request)
             case "/quitquitquit" | "/drain":
                 return await self._control(request)
             case _:
@@ -153,6 +157,12 @@ class StatusServer:
                 self._failures.add(type="envoy")
                 log.warning("Envoy's metrics are missing from this scrape: %s", error)
         return Response(200, body, metrics.CONTENT_TYPE)
+
+    def _name_table(self, request: Request) -> Response:
+        if not request.local:
+            return Response(403, b"Only requests from localhost are allowed\n")
+        table = self._names()
+        return Response(404 if table is None else 200, (table or "{}").encode(), "application/json")
 
     # ---------------------------------------------------------------------------------------------- control
 

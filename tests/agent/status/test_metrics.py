@@ -73,3 +73,18 @@ def test_every_label_and_value_makes_a_valid_line(text: str, value: float) -> No
     match = LINE.match(lines[2])
     assert match
     assert float(match["value"].replace("Inf", "inf")) == value
+
+
+def test_a_histogram_appears_with_its_first_observation() -> None:
+    registry, seen = Registry(), [0, 0]
+    registry.histogram("h", "H.", lambda: ([(0.5, seen[0]), (float("inf"), seen[1])], 1.5))
+    assert registry.render() == ""
+    seen[:] = [1, 3]
+    assert registry.render().splitlines() == [
+        "# HELP istio_agent_h H.",
+        "# TYPE istio_agent_h histogram",
+        'istio_agent_h_bucket{le="0.5"} 1',
+        'istio_agent_h_bucket{le="+Inf"} 3',
+        "istio_agent_h_sum 1.5",
+        "istio_agent_h_count 3",
+    ]
