@@ -61,6 +61,8 @@ def _options(peer: PeerConfig) -> list[tuple[str, int | str]]:
         ("grpc.enable_retries", 0),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
+        # A fixed window: the estimate grows to tens of MB on a busy machine, all of which a slow reader makes us hold.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", 1 << 20),
         ("grpc.keepalive_time_ms", int(peer.keepalive_interval * 1000)),
         ("grpc.keepalive_timeout_ms", int(peer.keepalive_timeout * 1000)),
