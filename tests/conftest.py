@@ -1,4 +1,4 @@
-"""Rules of the whole suite: whoever is root runs the root tests, a skip is then a failure, and no process stays behind."""
+"""Rules of the whole suite: whoever is root runs the root tests, skips are then failures, no process stays behind."""
 
 import os
 
