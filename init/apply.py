@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from init import change, restore, routes
 from init.diff import Difference, diff, is_own_chain, owned
 from init.errors import InitError
 from init.plan import Plan, plan
+from init.record import record
 from init.restore import Tools
 from init.rules import RuleSet
 from init.settings import InitConfig
@@ -16,7 +16,7 @@ from init.settings import InitConfig
 NOTHING = RuleSet()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """What a run did: `changed` tells whether anything was written, `rules` how many rules are in force."""
 
@@ -27,7 +27,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class State:
     """A plan, the backend, and what is there."""
 

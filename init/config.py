@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from init import flags
 from init.errors import InitError, UsageError, ValidationError
+from init.record import record, replace
 from init.settings import ALL, InitConfig, Ranges
 
 __all__ = ["ALL", "Host", "InitConfig", "InitError", "Ranges", "UsageError", "ValidationError", "parse", "real_host"]
@@ -16,7 +16,7 @@ MAX_GROUPS = 64
 MAX_ID = 2**32 - 2
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Host:
     """What a run asks the machine: the text of a file (None when unreadable) and the addresses of its interfaces."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from init.record import record
 from init.rules import Chain, Rule, RuleSet, Table
 
 PREFIX = "ISTIO_"
@@ -14,7 +14,7 @@ PASSING = ("", "LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "TRACE", "TOS", "DSCP
 Owner = Callable[[str, str, Rule], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Difference:
     """One deviation.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from init.record import record
 from init.rules import Rule, RuleSet, make
 from init.settings import ALL, InitConfig
 
@@ -19,7 +18,7 @@ ESTABLISHED = ("conntrack", "--ctstate", "RELATED,ESTABLISHED")
 WHOLE_MARK = ("--nfmask", "0xffffffff", "--ctmask", "0xffffffff")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Routes:
     """Policy routing for TPROXY (families 4 and 6; none without TPROXY) and whether lo carries ::6."""
 
@@ -29,7 +28,7 @@ class Routes:
     passthrough6: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Plan:
     """The rules of both families (v6 is None when IPv6 is not captured) and the routes they need."""
 
@@ -61,12 +60,12 @@ def tcp(port: object, *, not_: bool = False) -> tuple[str, ...]:
     return ("tcp", *(("!",) if not_ else ()), "--dport", str(port))
 
 
-@dataclass(slots=True)
 class _Builder:
-    config: InitConfig
-    family: int
-    chains: dict[tuple[str, str], tuple[str, list[Rule]]] = field(default_factory=dict)
-    outbound: str = "ISTIO_OUTPUT"  # where the decision about an application's traffic continues
+    def __init__(self, config: InitConfig, family: int) -> None:
+        self.config = config
+        self.family = family
+        self.chains: dict[tuple[str, str], tuple[str, list[Rule]]] = {}
+        self.outbound = "ISTIO_OUTPUT"  # where the decision about an application's traffic continues
 
     @property
     def loopback(self) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
-from init import change
+from init import change, process
 from init.diff import owned
 from init.errors import InitError
+from init.record import record
 from init.rules import RuleSet, parse
 
 FAMILIES = (4, 6)
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
         def rollback(self, family: int, before: RuleSet, tried: RuleSet) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tools:
     """Finding and running commands with a time limit and a small environment."""
 
@@ -60,16 +59,14 @@ class Tools:
         name = argv[0].rpartition("/")[2]
         limit = self.limit + extra
         try:
-            done = subprocess.run(
-                argv, input=text, capture_output=True, text=True, errors="replace", timeout=limit, env=environ
-            )
-        except subprocess.TimeoutExpired:
+            code, out, err = process.run(argv, text, limit, environ)
+        except process.Overdue:
             raise InitError(f"{name} did not finish within {limit:g} seconds and was stopped") from None
         except OSError as e:
             raise InitError(f"{name} cannot be run: {e.strerror}") from None
-        if done.returncode != 0:
-            raise InitError(explain(name, done.returncode, done.stderr, text))
-        return done.stdout
+        if code != 0:
+            raise InitError(explain(name, code, err, text))
+        return out
 
 
 def explain(name: str, code: int, stderr: str, text: str) -> str:
@@ -102,13 +99,13 @@ def culprit(message: str, text: str) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RestoreBackend:
     """iptables and ip6tables of one kind: `nft` or `legacy`. `commands` are (save, restore) by family."""
 
     name: str
     tools: Tools
-    commands: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    commands: Mapping[int, tuple[str, str]]
 
     def command(self, family: int, which: int) -> str:
         if family in self.commands:
@@ -183,14 +180,14 @@ def kind(command: str, tools: Tools) -> str:
     return "nft" if "nf_tables" in tools.run([command, "--version"]) else "legacy"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """The backend to program with what it holds now, and the other one when it holds something of ours."""
 
     backend: Backend
     have: Mapping[int, RuleSet]
-    stale: Backend | None = None
-    stale_have: Mapping[int, RuleSet] = field(default_factory=dict)
+    stale: Backend | None
+    stale_have: Mapping[int, RuleSet]
 
 
 def choose(forced: str, tools: Tools, known: Mapping[int, RuleSet]) -> Choice:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from init import netlink
 from init.errors import InitError
 from init.plan import Routes
+from init.record import record
 from init.rules import RuleSet
 
 PASSTHROUGH6 = "::6"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """One change: kind is rule, route or address; family, mark and table where they apply."""
 

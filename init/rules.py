@@ -7,14 +7,15 @@ what `iptables-save` answers after it was loaded, apart from counters and commen
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from init.record import record
 
 TABLES = ("raw", "mangle", "nat", "filter", "security")
 BUILTIN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _PLACES = {"-s": "source", "-d": "destination", "-i": "inside", "-o": "outside", "-p": "protocol"}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rule:
     """One rule. A leading "! " in an address, interface or protocol negates it; `matches` are the words of each -m.
 
@@ -31,7 +32,8 @@ class Rule:
     extra: tuple[str, ...] = ()
     matches: tuple[tuple[str, ...], ...] = ()
     goto: bool = False
-    head: bool = field(default=False, compare=False)
+    head: bool = False
+    aside = ("head",)  # not compared
 
     def text(self) -> str:
         """The words after `-A CHAIN`."""
@@ -48,7 +50,7 @@ class Rule:
         return " ".join(words)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chain:
     """A chain; `policy` is "-" for a chain that the kernel does not have by itself."""
 
@@ -57,7 +59,7 @@ class Chain:
     rules: tuple[Rule, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Table:
     """A table with its chains in canonical order."""
 
@@ -68,7 +70,7 @@ class Table:
         return next((c.rules for c in self.chains if c.name == chain), ())
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RuleSet:
     """All tables of one address family, in canonical order."""
 

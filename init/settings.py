@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from init.record import record
 
 ALL = ("*",)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ranges:
     """Address ranges by family, network addresses only; `all` stands for every address."""
 
@@ -20,7 +20,7 @@ class Ranges:
         return self.v4 if family == 4 else self.v6
 
 
-@dataclass(frozen=True)  # slots would double the time it takes to define so many fields
+@record
 class InitConfig:
     """Everything a run needs to know. Ports and ids are canonical text, ready for a rule."""
 

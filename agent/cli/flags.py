@@ -4,10 +4,15 @@ Known differences from argparse: `--flag=value`, `--flag value`, `-x value` and 
 value, flags and positional words may be mixed, names are never abbreviated, `--` ends the flags.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from agent.errors import ConfigError
+
+TYPE_CHECKING = False  # typing itself would be most of what a hook imports
+if TYPE_CHECKING:
+    from typing import Any
 
 GO_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 GO_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
@@ -86,7 +91,7 @@ class FlagSet:
             lines.append(f"  {short}--{f.name}{kind}  {f.help}{note}")
         return "\n".join(lines).lstrip("\n")
 
-    def parse(self, argv: Sequence[str]) -> "Parsed":
+    def parse(self, argv: Sequence[str]) -> Parsed:
         """Values and positional words of `argv`; raises ConfigError with one sentence, or HelpWanted."""
         return _Parser(self, argv).run()
 

@@ -1,12 +1,13 @@
 """The redirect rules as the guard sees them: what differs from the plan, and the repair. Blocking calls."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from agent.errors import AttemptError, ConfigError
 from init import apply, config
 from init.errors import InitError
+from init.record import replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
-import dataclasses
-
 import pytest
 from hypothesis import given
 
 from init.plan import Plan, Routes, plan
+from init.record import replace
 from init.rules import Rule, RuleSet, parse, render
 from init.settings import InitConfig, Ranges
 from tests.fakes.iptables import CONFIGS
@@ -95,7 +94,7 @@ def test_the_sidecar_default() -> None:
 
 
 def with_(**changes: object) -> Plan:
-    return plan(dataclasses.replace(INJECTED, **changes))  # type: ignore[arg-type]
+    return plan(replace(INJECTED, **changes))  # type: ignore[arg-type]
 
 
 def table(found: Plan, name: str, family: int = 4) -> str:

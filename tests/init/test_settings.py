@@ -1,12 +1,10 @@
-import dataclasses
-
 import pytest
 
 from init.settings import InitConfig, Ranges
 
 
 def test_settings_cannot_be_changed() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match="frozen"):
         InitConfig().proxy_port = 1  # type: ignore[misc]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 
 from init import apply, config, netlink, restore
 from init.errors import InitError
+from init.record import replace
 from tests.fakes.netns import Namespace, snapshot
 
 pytestmark = pytest.mark.root
@@ -106,7 +106,7 @@ def test_a_command_that_hangs_is_ended_and_undone(
     once = 'if [ "$(wc -l < "$COUNT")" -gt 1 ]; then exec "$REAL" "$@"; fi\nexec sleep 60'
     wrap(tmp_path, "ip6tables-nft-restore", once)
     impatient = apply.tools
-    monkeypatch.setattr(apply, "tools", lambda c: dataclasses.replace(impatient(c), limit=2.0))
+    monkeypatch.setattr(apply, "tools", lambda c: replace(impatient(c), limit=2.0))
 
     def body() -> None:
         apply.apply(settings(OLD, "nft"))
@@ -168,7 +168,7 @@ def test_the_lock_of_another_program_is_waited_for(
     lock = tmp_path / "lock"
     lock.touch()
     base = apply.tools
-    monkeypatch.setattr(apply, "tools", lambda c: dataclasses.replace(base(c), lock_file=str(lock), lock_wait=1))
+    monkeypatch.setattr(apply, "tools", lambda c: replace(base(c), lock_file=str(lock), lock_wait=1))
 
     def body() -> None:
         before = snapshot()
