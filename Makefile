@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 PY := $(VENV)/bin/python
-STAMP := $(VENV)/.ready
+PIP = $(PY) -m pip install -q --disable-pip-version-check --root-user-action=ignore
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do \
 	if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$p"; break; fi; done)
 # command:Debian package, for everything that the rules, the lab and the tests run
@@ -32,20 +32,29 @@ packages: ## the Debian packages: installed when root, named when not
 	apt-get install -y -qq --no-install-recommends $$missing >/dev/null 2>&1 || {
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
 
-
-$(STAMP): pyproject.toml
+$(VENV)/.lab: pyproject.toml
 	@$(MAKE) --no-print-directory packages
 	python=$$(command -v "$(PYTHON)" || command -v python3)
 	test -x $(PY) || "$$python" -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check --root-user-action=ignore -e '.[lab,legacy,dev]'
-	touch $(STAMP)
+	$(PIP) -e '.[lab]'
+	touch $@
 
-venv: $(STAMP) packages ## the virtual environment with everything in it
-	@# Pods run as users that cannot write bytecode: compile now, or every start would compile again.
-	$(PY) -m compileall -q agent init
+# python-iptables comes as source: the tests of the legacy backend need a compiler and Python's headers.
+$(VENV)/.dev: $(VENV)/.lab
+	@headers=$$($(PY) -c 'import os, sysconfig; print(os.path.exists(sysconfig.get_path("include") + "/Python.h"))')
+	$(MAKE) --no-print-directory packages TOOLS="$(TOOLS) gcc:gcc $$([ "$$headers" = True ] || echo python.h:python3-dev)"
+	$(PIP) -e '.[lab,legacy,dev]'
+	touch $@
 
-demo: venv ## a mesh of two workloads that survives nine faults; needs root
-	@if [ "$$(id -u)" != 0 ]; then echo "make demo needs root: it makes network namespaces and writes iptables rules" >&2; exit 1; fi
+# Pods run as users that cannot write bytecode: compile now, or every start would compile again.
+COMPILE = $(PY) -m compileall -q agent init
+
+venv: $(VENV)/.dev packages ## the virtual environment with everything in it
+	@$(COMPILE)
+
+demo: $(VENV)/.lab packages ## a mesh of two workloads that survives nine faults; needs root
+	@$(COMPILE)
+	if [ "$$(id -u)" != 0 ]; then echo "make demo needs root: it makes network namespaces and writes iptables rules" >&2; exit 1; fi
 	$(PY) -m agent lab demo
 
 test: lint unit ## lint, types and all tests
