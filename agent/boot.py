@@ -6,7 +6,6 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -33,17 +32,15 @@ class EarlySignals:
         self.caught.append(number)
 
 
-@dataclass(slots=True)
 class Boot:
     """What exists when the event loop starts. `undo` takes it all back if the loop never gets that far."""
 
-    config: AgentConfig
-    signals: EarlySignals
-    spawn: Callable[[], launch.Envoy]
-    status_socket: socket.socket | None = None
-    envoy: launch.Envoy | None = None
-    key: "Future[bytes] | None" = None  # the first private key, made on a thread while the rest is imported
-    rendered: list[str] = field(default_factory=list)  # files that we wrote and will remove
+    def __init__(self, config: AgentConfig, signals: EarlySignals, spawn: Callable[[], launch.Envoy]) -> None:
+        self.config, self.signals, self.spawn = config, signals, spawn
+        self.status_socket: socket.socket | None = None
+        self.envoy: launch.Envoy | None = None
+        self.key: Future[bytes] | None = None  # the first private key, made on a thread while the rest is imported
+        self.rendered: list[str] = []  # files that we wrote and will remove
 
     def undo(self) -> None:
         """End Envoy and remove what was written; safe to call more than once and after the loop has done it."""

@@ -4,9 +4,10 @@ Durations are seconds; paths are as configured (mostly relative to the working d
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from agent.record import record
 
 
 class Role(Enum):
@@ -27,7 +28,7 @@ class GuardMode(Enum):
     APPLY = "apply"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NodeConfig:
     """Who this proxy is. Node id: `role~ips[0]~pod_name.namespace~domain`."""
 
@@ -39,8 +40,8 @@ class NodeConfig:
     domain: str
     cluster_id: str
     trust_domain: str
-    labels: Mapping[str, str] = field(default_factory=dict)  # downward API
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = {}  # downward API
+    annotations: Mapping[str, str] = {}
     has_podinfo: bool = False
 
     @property
@@ -57,7 +58,7 @@ class NodeConfig:
         return all(":" in ip for ip in self.ips)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PeerConfig:
     """How to reach one gRPC peer (control plane or CA). TLS files are re-read for every connection."""
 
@@ -69,12 +70,12 @@ class PeerConfig:
     cert_file: str = ""
     token_file: str = "./var/run/secrets/tokens/istio-token"
     cluster_id: str = ""  # header `clusterid`
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     keepalive_interval: float = 30.0
     keepalive_timeout: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class IdentityConfig:
     """The workload certificate: which key, from which CA, how long, renewed when, written where."""
 
@@ -92,7 +93,7 @@ class IdentityConfig:
     output_mode: int = 0o600  # 0644 in Kubernetes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyProvider:
     """Who holds Envoy's private keys instead of Envoy (ProxyConfig.privateKeyProvider)."""
 
@@ -101,7 +102,7 @@ class KeyProvider:
     fallback: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SdsConfig:
     """The socket on which Envoy fetches secrets, and the files that may stand in for a CA."""
 
@@ -116,7 +117,7 @@ class SdsConfig:
     key_provider: KeyProvider | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class XdsConfig:
     """The ADS relay: Envoy's socket on one side, the control plane on the other."""
 
@@ -128,7 +129,7 @@ class XdsConfig:
     subscribe_trust: bool = False  # PCDS
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EnvoyConfig:
     """How Envoy is run, watched, drained and restarted."""
 
@@ -151,7 +152,7 @@ class EnvoyConfig:
     run_as: tuple[int, int] | None = None  # uid, gid of the child, when the agent is root on :53
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BootstrapConfig:
     """What Envoy's bootstrap and command line need beyond the other sections."""
 
@@ -180,19 +181,19 @@ class BootstrapConfig:
     credential_socket: bool = False  # somebody serves credentials on ./var/run/secrets/credential-uds/socket
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StatusConfig:
     """The agent's own HTTP port."""
 
     port: int  # 0 = no status server
     grpc_bootstrap: str = ""
-    app_probes: Mapping[str, Any] = field(default_factory=dict)  # ISTIO_KUBE_APP_PROBERS, as parsed JSON
+    app_probes: Mapping[str, Any] = {}  # ISTIO_KUBE_APP_PROBERS, as parsed JSON
     scrape: Mapping[str, Any] | None = None  # ISTIO_PROMETHEUS_ANNOTATIONS, as parsed JSON; sidecars only
     local_metrics_only: bool = False  # METRICS_LOCALHOST_ACCESS_ONLY
     merge_envoy_stats: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DnsConfig:
     """The DNS proxy."""
 
@@ -206,7 +207,7 @@ class DnsConfig:
     forward_early: bool = False  # answer from upstream before the first name table (root on port 53)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GuardConfig:
     """The redirect guard."""
 
@@ -215,19 +216,21 @@ class GuardConfig:
     period: float = 5.0  # REDIRECT_GUARD_PERIOD
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LogConfig:
     """What is logged how and where; keys are scopes, values levels."""
 
-    levels: Mapping[str, str] = field(default_factory=lambda: {"default": "info", "grpc": "none"})
+    levels: Mapping[str, str] = {"default": "info", "grpc": "none"}
     json: bool = False
     targets: tuple[str, ...] = ("stdout",)
-    stacktrace_levels: Mapping[str, str] = field(default_factory=lambda: {"default": "none"})
+    stacktrace_levels: Mapping[str, str] = {"default": "none"}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AgentConfig:
     """Everything. Build it with `agent.config_load.load`."""
+
+    unshown = ("environ",)
 
     node: NodeConfig
     identity: IdentityConfig | None  # None: certificates come from files or an external SDS server
@@ -239,6 +242,6 @@ class AgentConfig:
     guard: GuardConfig
     log: LogConfig
     proxy_config: Mapping[str, Any]  # the effective ProxyConfig, protobuf JSON names, durations as "45s"
-    environ: Mapping[str, str] = field(repr=False, default_factory=dict)  # the process environment at start
-    bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
+    environ: Mapping[str, str] = {}  # the process environment at start
+    bootstrap: BootstrapConfig = BootstrapConfig()
     warnings: tuple[str, ...] = ()  # what was ignored or replaced while reading; log once logging is set up

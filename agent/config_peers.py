@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.config import IdentityConfig, KeyProvider, NodeConfig, PeerConfig, SdsConfig
@@ -10,6 +9,7 @@ from agent.durations import proto_nanos
 from agent.environment import Environment
 from agent.errors import ConfigError, FatalError
 from agent.proxyconfig import split_address
+from agent.record import record, replace
 
 ISTIOD = "istiod.istio-system.svc"
 CONFIGMAP_ROOT = "./var/run/secrets/istio/root-cert.pem"
@@ -23,7 +23,7 @@ Read = Callable[[str], bytes | None]
 Probe = Callable[[str], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Files:
     """One certificate chain, its key and the roots that go with it."""
 

@@ -25,6 +25,7 @@ SHARED = {
     "agent.protos",
     "agent.proxyconfig",
     "agent.proxyschema",
+    "agent.record",
     "agent.uds",
     "agent.version",
 }
@@ -98,7 +99,9 @@ IMPURE = {
 TESTED_ELSEWHERE = {
     "agent/app.py": "tests/netns/test_agent.py",
     "agent/boot.py": "tests/netns/test_agent.py",
+    "agent/cli/drain.py": "tests/agent/cli/test_control.py",
     "agent/cli/proxy.py": "tests/netns/test_agent.py",
+    "agent/cli/quit.py": "tests/agent/cli/test_control.py",
     "agent/cli/rules.py": "tests/netns/test_rules.py",
     "agent/lab/ads.py": "tests/component/test_plane.py",
     "agent/lab/plane.py": "tests/component/test_plane.py",

@@ -1,0 +1,80 @@
+"""Records behave as frozen dataclasses do, and whoever speaks to dataclasses may speak to them."""
+
+import copy
+import dataclasses
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agent.record import record, replace
+
+
+@record
+class Point:
+    """A point."""
+
+    x: int
+    y: int = 0
+    secret: str = "s"
+
+    unshown = ("secret",)
+
+    @property
+    def far(self) -> int:
+        return self.x + self.y
+
+
+def test_fields_defaults_and_methods() -> None:
+    assert (Point(1).x, Point(1).y, Point(1, 2).far, Point(x=1, y=5).y) == (1, 0, 3, 5)
+    assert repr(Point(1, secret="hidden")) == "Point(x=1, y=0)"
+
+
+@pytest.mark.parametrize("make", [lambda: Point(), lambda: Point(1, 2, "s", 4), lambda: Point(1, z=3)])
+def test_wrong_fields_are_refused(make: Callable[[], Point]) -> None:
+    with pytest.raises(TypeError, match="Point with wrong fields"):
+        make()
+
+
+def test_records_are_values() -> None:
+    assert Point(1) == Point(1, 0)
+    assert Point(1) != Point(2)
+    assert Point(1) != (1, 0, "s")
+    assert len({Point(1), Point(1), Point(2)}) == 2
+
+
+def test_records_are_frozen() -> None:
+    point: Any = Point(1)
+    for attempt in (lambda: setattr(point, "x", 2), lambda: setattr(point, "new", 2), lambda: delattr(point, "x")):
+        with pytest.raises(AttributeError, match="frozen"):
+            attempt()
+    assert point == Point(1)
+
+
+@pytest.mark.parametrize("change", [replace, dataclasses.replace])
+def test_replace(change: Callable[..., Point]) -> None:
+    assert change(Point(1, 2), x=3) == Point(3, 2)
+    with pytest.raises(TypeError):
+        change(Point(1, 2), z=3)
+
+
+def test_dataclasses_know_records() -> None:
+    assert dataclasses.is_dataclass(Point)
+    assert dataclasses.asdict(Point(1)) == {"x": 1, "y": 0, "secret": "s"}
+    assert [f.name for f in dataclasses.fields(Point)] == ["x", "y", "secret"]
+
+
+def test_copies_and_patterns() -> None:
+    assert copy.copy(Point(1)) == copy.deepcopy(Point(1)) == pickle.loads(pickle.dumps(Point(1))) == Point(1)
+    match Point(3, 4):
+        case Point(3, y):
+            assert y == 4
+
+
+def test_the_configuration_is_read_without_dataclasses() -> None:
+    heavy = ("dataclasses", "inspect", "asyncio", "yaml")
+    code = f"import sys, agent.config_load, agent.boot; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
