@@ -39,13 +39,13 @@ def test_a_refused_configuration_is_one_sentence(capsys: pytest.CaptureFixture[s
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["proxy", "request", "wait", "version", "istio-iptables", "lab"])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch("pilot-agent", [command, "--help"], {}) == 0
     assert len(capsys.readouterr().out) > 100
 
 
-@pytest.mark.parametrize("command", ["request", "wait", "version"])
+@pytest.mark.parametrize("command", ["request", "wait", "version", "exec", "quit", "drain"])
 def test_hooks_import_neither_grpc_nor_asyncio(command: str) -> None:
     code = f"import sys, agent.cli.{command}; print([m for m in ('grpc', 'asyncio', 'google') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,36 @@
+"""What `quit`, `drain` and `exec` share: calls to the agent's status port on this machine."""
+
+from agent.cli.flags import Flag
+from agent.cli.http import HttpError, Url, fetch
+from agent.errors import ConfigError, FatalError
+
+PORT = Flag("status-port", 15020, "the agent's status port (statusPort in the proxy config)")
+
+
+def url(port: int, path: str) -> Url:
+    """ConfigError if `port` cannot be one."""
+    if not 0 < port < 65536:
+        raise ConfigError(f"--status-port {port} is not a port")
+    return Url(f"http://localhost:{port}{path}")
+
+
+def post(port: int, path: str, timeout: float) -> None:
+    """One order to the agent. FatalError (one sentence) if it was not taken within `timeout` seconds."""
+    target = url(port, path)
+    try:
+        status, answer = fetch("POST", target, b"", timeout)
+    except HttpError as e:
+        raise FatalError(
+            f"the agent was not reached: {e}; it runs in this pod's network or not at all, --status-port says where"
+        ) from None
+    if status != 200:
+        detail = answer.decode("utf-8", "replace").strip()
+        raise FatalError(
+            f"what listens on {target.authority} answered {path} with status {status}{': ' + detail if detail else ''}"
+        )
+
+
+def no_words(command: str, words: tuple[str, ...]) -> None:
+    """ConfigError if a command that takes only flags was given anything else."""
+    if words:
+        raise ConfigError(f"{command} takes no arguments, but was given {words[0]!r}")

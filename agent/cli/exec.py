@@ -1,0 +1,132 @@
+"""`exec -- CMD`: runs a job's command once the proxy is ready, and ends the proxy when the command has ended."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from agent.cli import control
+from agent.cli.flags import Flag, FlagSet, HelpWanted
+from agent.cli.http import HttpError, fetch
+from agent.durations import go_duration
+from agent.errors import ConfigError, FatalError
+
+PERIOD = 0.05  # seconds between two questions
+QUESTION = 5.0  # seconds for one answer: a status port that is bound early answers as soon as its agent is up
+ABSENCE = 3.0  # seconds without anybody on the port until --if-present takes it that there is no proxy
+FAREWELL = 10.0  # seconds for the order to end
+
+FLAGS = FlagSet(
+    "remora-agent exec [flags] -- CMD [ARG...]",
+    (
+        Flag("timeout", "60s", "how long the proxy may take to get ready (60s, 2m)"),
+        Flag("if-present", False, f"run CMD all the same when nobody is on the status port for {ABSENCE:g} seconds"),
+        control.PORT,
+    ),
+    about="Wait until the proxy is ready, run CMD, end the agent, exit with CMD's status (128+N if signal N ended it).",
+)
+
+FORWARDED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+)
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+FROM_THE_KERNEL = 0x80  # si_code SI_KERNEL: a terminal has sent it to the whole foreground group, CMD included
+
+
+def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """CMD's status; 126 or 127 if it cannot be run, as shells have it. FatalError (1): the proxy did not get ready."""
+    own, command = _split(argv)
+    try:
+        args = FLAGS.parse(own)
+    except HelpWanted as wanted:
+        print(wanted)
+        return 0
+    if args.words or not command:
+        raise ConfigError("exec needs two dashes and a command: remora-agent exec [flags] -- CMD [ARG...]")
+    try:
+        timeout = go_duration(args["timeout"])
+    except ValueError as e:
+        raise ConfigError(f"--timeout: {e}") from None
+    # From here on signals wait until they are asked for, so that none is lost between two steps.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignored it would have the kernel swallow CMD's status
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, signal.SIGCHLD})
+    port = args["status-port"]
+    present, caught = _wait(port, timeout, args["if-present"])
+    status = 128 + caught if caught else _run(command, environ)
+    if present:
+        _quit(port)
+    return status
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Our flags, and what stands behind the first `--`."""
+    words = [*argv, "--"]
+    at = words.index("--")
+    return words[:at], words[at + 1 : -1]
+
+
+def _wait(port: int, timeout: float, if_present: bool) -> tuple[bool, int]:
+    """(there is an agent, 0) once CMD may run, or (…, the signal) if one ended the wait."""
+    target = control.url(port, "/healthz/ready")
+    began = time.monotonic()
+    present, last = False, "nothing was asked yet"
+    while (left := began + timeout - time.monotonic()) > 0:
+        try:
+            status, body = fetch("GET", target, b"", min(left, QUESTION))
+        except HttpError as e:
+            last = str(e)
+        else:
+            present = True
+            if status == 200:
+                return True, 0
+            last = body.decode("utf-8", "replace").strip() or f"it answers with status {status}"
+        if if_present and not present and time.monotonic() - began >= min(ABSENCE, timeout):
+            break
+        if caught := signal.sigtimedwait(ENDING, PERIOD):
+            return present, caught.si_signo
+    if if_present and not present:
+        print(f"No proxy answers on port {port} ({last}); the command runs without it.", file=sys.stderr)
+        return False, 0
+    if present:
+        _quit(port)  # or the pod of a job that has failed would never be complete
+    raise FatalError(f"the proxy was not ready within {timeout:g} seconds: {last}; the command was not run")
+
+
+def _run(command: list[str], environ: Mapping[str, str]) -> int:
+    """Run it to its end, pass signals on to it, collect orphans if this is a container's first process."""
+    try:
+        pid = os.posix_spawnp(command[0], command, environ, setsigmask=(), setsigdef=(signal.SIGPIPE, signal.SIGXFSZ))
+    except OSError as e:
+        print(f"Error: {command[0]} cannot be run: {e.strerror}", file=sys.stderr)
+        return 127 if isinstance(e, FileNotFoundError) else 126
+    while True:
+        caught = signal.sigwaitinfo({*FORWARDED, signal.SIGCHLD})
+        if caught.si_signo != signal.SIGCHLD:
+            if caught.si_code != FROM_THE_KERNEL:
+                os.kill(pid, caught.si_signo)
+            continue
+        while True:
+            try:
+                ended, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if ended == 0:
+                break
+            if ended == pid:
+                code = os.waitstatus_to_exitcode(status)
+                return code if code >= 0 else 128 - code
+
+
+def _quit(port: int) -> None:
+    """End the agent. That it has ended already is worth a line, but not CMD's status."""
+    try:
+        control.post(port, "/quitquitquit", FAREWELL)
+    except FatalError as e:
+        print(f"Warning: {e}", file=sys.stderr)
