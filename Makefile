@@ -10,8 +10,9 @@ PY := $(VENV)/bin/python
 PIP = $(PY) -m pip install -q --disable-pip-version-check --root-user-action=ignore
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do \
 	if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$p"; break; fi; done)
-# command:Debian package, for everything that the rules, the lab and the tests run
+# command:Debian package, for what the rules and the lab run, and for what only the tests do
 TOOLS := iptables-restore:iptables ip:iproute2 setpriv:util-linux mount:mount
+TEST_TOOLS := nft:nftables gcc:gcc
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -42,7 +43,7 @@ $(VENV)/.lab: pyproject.toml
 # python-iptables comes as source: the tests of the legacy backend need a compiler and Python's headers.
 $(VENV)/.dev: $(VENV)/.lab
 	@headers=$$($(PY) -c 'import os, sysconfig; print(os.path.exists(sysconfig.get_path("include") + "/Python.h"))')
-	$(MAKE) --no-print-directory packages TOOLS="$(TOOLS) gcc:gcc $$([ "$$headers" = True ] || echo python.h:python3-dev)"
+	$(MAKE) --no-print-directory packages TOOLS="$(TOOLS) $(TEST_TOOLS) $$([ "$$headers" = True ] || echo python.h:python3-dev)"
 	$(PIP) -e '.[lab,legacy,dev]'
 	touch $@
 
