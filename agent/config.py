@@ -69,10 +69,12 @@ class PeerConfig:
     key_file: str = ""  # client certificate, used only if both are set, readable and not expired
     cert_file: str = ""
     token_file: str = "./var/run/secrets/tokens/istio-token"
+    token: str = ""  # a constant one instead of the file's (CREDENTIAL_FETCHER_TYPE=Mock)
     cluster_id: str = ""  # header `clusterid`
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str] = {}  # may hold credentials
     keepalive_interval: float = 30.0
     keepalive_timeout: float = 10.0
+    unshown = ("token", "headers")
 
 
 @record
@@ -91,6 +93,9 @@ class IdentityConfig:
     cert_signer: str = ""
     output_dir: str = ""  # OUTPUT_CERTS
     output_mode: int = 0o600  # 0644 in Kubernetes
+    root_overlap: bool = True  # ROOT_OVERLAP: the CA's former roots stay trusted while certificates under them live
+    metadata_host: str = ""  # where a machine's token is fetched (CREDENTIAL_FETCHER_TYPE=GoogleComputeEngine)
+    audience: str = ""  # of that token: the trust domain
 
 
 @record
@@ -114,7 +119,22 @@ class SdsConfig:
     key_file: str = ""
     root_file: str = ""
     debounce: float = 0.1  # FILE_DEBOUNCE_DURATION
+    output_dir: str = ""  # OUTPUT_CERTS: mounted files are copied there
+    output_mode: int = 0o600
     key_provider: KeyProvider | None = None
+
+
+@record
+class XdsCacheConfig:
+    """The last configuration that Envoy accepted, kept for when the control plane is away."""
+
+    enabled: bool = True  # XDS_CACHE
+    max_bytes: int = 64 << 20  # XDS_CACHE_MAX_BYTES; with more than that the cache switches itself off
+    max_age: float = 86400.0  # XDS_CACHE_MAX_AGE, since the control plane was last heard
+    after: float = 2.0  # XDS_CACHE_AFTER: how long the control plane may take for its first response
+    state_dir: str = ""  # STATE_DIR: where it survives the agent; "" = nowhere
+    allow_disk: bool = False  # XDS_STATE_ALLOW_DISK: STATE_DIR need not be a tmpfs
+    owner: str = ""  # whose configuration it is; what another left behind is not used
 
 
 @record
@@ -127,6 +147,7 @@ class XdsConfig:
     dial_timeout: float = 5.0
     subscribe_names: bool = False  # NDS, when the DNS server is on
     subscribe_trust: bool = False  # PCDS
+    cache: XdsCacheConfig = XdsCacheConfig()
 
 
 @record
@@ -182,13 +203,37 @@ class BootstrapConfig:
 
 
 @record
+class AppProbe:
+    """One probe of an application, as the injector rewrote it; source: ISTIO_KUBE_APP_PROBERS."""
+
+    kind: str  # httpGet, tcpSocket or grpc
+    port: int
+    timeout: float = 0.0  # seconds; 0 = none given
+    path: str = "/"
+    scheme: str = "HTTP"
+    headers: tuple[tuple[str, str], ...] = ()
+    service: str = ""  # of a gRPC health check
+
+
+@record
+class ScrapeTarget:
+    """One metrics page of the application; source: ISTIO_PROMETHEUS_ANNOTATIONS."""
+
+    port: int
+    path: str = "/metrics"
+
+
+@record
 class StatusConfig:
     """The agent's own HTTP port."""
 
     port: int  # 0 = no status server
     grpc_bootstrap: str = ""
-    app_probes: Mapping[str, Any] = {}  # ISTIO_KUBE_APP_PROBERS, as parsed JSON
-    scrape: Mapping[str, Any] | None = None  # ISTIO_PROMETHEUS_ANNOTATIONS, as parsed JSON; sidecars only
+    app_probes: Mapping[str, AppProbe] = {}  # by path, such as /app-health/web/livez
+    scrape: tuple[ScrapeTarget, ...] = ()  # in the order of the page; sidecars only
+    http2_probes: bool = True  # ISTIO_ENABLE_HTTP2_PROBING
+    probe_localhost: bool = False  # REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION
+    probe_keepalive: bool = False  # ENABLE_PROBE_KEEPALIVE_CONNECTIONS
     local_metrics_only: bool = False  # METRICS_LOCALHOST_ACCESS_ONLY
     merge_envoy_stats: bool = True
 
@@ -217,6 +262,25 @@ class GuardConfig:
 
 
 @record
+class Platform:
+    """The cloud that the node runs in, as its metadata server describes it."""
+
+    name: str = ""  # aws, azure, gcp; "" = none, or none that says so
+    metadata: Mapping[str, str] = {}
+    locality: tuple[str, ...] = ()  # region, zone
+
+
+@record
+class Setting:
+    """One thing that can be set, for people: `source` is default, flag, environment, a file or an annotation."""
+
+    name: str
+    value: Any
+    source: str
+    secret: bool = False
+
+
+@record
 class LogConfig:
     """What is logged how and where; keys are scopes, values levels."""
 
@@ -224,13 +288,14 @@ class LogConfig:
     json: bool = False
     targets: tuple[str, ...] = ("stdout",)
     stacktrace_levels: Mapping[str, str] = {"default": "none"}
+    callers: tuple[str, ...] = ()  # scopes whose lines say where in the program they come from
 
 
 @record
 class AgentConfig:
     """Everything. Build it with `agent.config_load.load`."""
 
-    unshown = ("environ",)
+    unshown = ("environ", "settings")
 
     node: NodeConfig
     identity: IdentityConfig | None  # None: certificates come from files or an external SDS server
@@ -244,4 +309,7 @@ class AgentConfig:
     proxy_config: Mapping[str, Any]  # the effective ProxyConfig, protobuf JSON names, durations as "45s"
     environ: Mapping[str, str] = {}  # the process environment at start
     bootstrap: BootstrapConfig = BootstrapConfig()
+    platform: Platform = Platform()
+    settings: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()  # what was ignored or replaced while reading; log once logging is set up
+    notes: tuple[str, ...] = ()  # what is tolerated without a word, for the debug log: unknown flags and fields

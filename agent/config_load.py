@@ -17,6 +17,7 @@ from agent.config import (
     NodeConfig,
     Role,
     StatusConfig,
+    XdsCacheConfig,
     XdsConfig,
 )
 from agent.config_bootstrap import bootstrap
@@ -83,6 +84,7 @@ def load(
             delta=env.flag("ISTIO_DELTA_XDS", True) or role is Role.WAYPOINT,
             subscribe_names=dns.enabled,
             subscribe_trust=env.flag("PROXY_CONFIG_XDS_AGENT", False),
+            cache=_xds_cache(env, node),
         ),
         envoy=_envoy(env, role, node, proxy, run_as),
         status=_status(env, role, proxy),
@@ -93,6 +95,22 @@ def load(
         environ=environ,
         bootstrap=bootstrap(args, env, proxy, read, trust),
         warnings=tuple(env.warnings),
+    )
+
+
+def _xds_cache(env: Environment, node: NodeConfig) -> XdsCacheConfig:
+    switch = env.text("XDS_CACHE", "on").lower()
+    if switch not in ("", "on", "off", "true", "false", "1", "0"):
+        raise ConfigError(f"XDS_CACHE {switch!r} is not usable: write on or off")
+    defaults = XdsCacheConfig()
+    return XdsCacheConfig(
+        enabled=switch not in ("off", "false", "0"),
+        max_bytes=max(0, env.number("XDS_CACHE_MAX_BYTES", defaults.max_bytes)),
+        max_age=max(0.0, env.seconds("XDS_CACHE_MAX_AGE", defaults.max_age)),
+        after=max(0.0, env.seconds("XDS_CACHE_AFTER", defaults.after)),
+        state_dir=env.text("STATE_DIR"),
+        allow_disk=env.flag("XDS_STATE_ALLOW_DISK", False),
+        owner=node.id,
     )
 
 

@@ -53,6 +53,8 @@ class XdsStatus:
     endpoint: str = ""
     streams: int = 0  # opened by Envoy since start
     error: str = ""  # why the last stream ended, one phrase
+    stale: bool = False  # the control plane is away and Envoy is served what it accepted last
+    cached_at: float = 0.0  # epoch seconds when the control plane was last heard; of use while stale
 
 
 @dataclass(frozen=True, slots=True)
