@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from agent.record import record
+
 
 @dataclass(frozen=True, slots=True)
 class Secret:
@@ -28,7 +30,7 @@ class EnvoyPhase(Enum):
     GIVEN_UP = "given up"  # the restart budget is spent
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EnvoyState:
     phase: EnvoyPhase
     pid: int | None = None

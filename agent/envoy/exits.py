@@ -1,10 +1,11 @@
 """How a process ended, in words: pure."""
 
 import signal
-from dataclasses import dataclass
+
+from agent.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Exit:
     """`status`: an exit code, or −N for signal N; `oom`: the kernel counted an out-of-memory kill meanwhile."""
 

@@ -1,11 +1,11 @@
 """When to start, drain, kill and give up on Envoy: a pure state machine. Times are seconds of one monotonic clock."""
 
-from dataclasses import dataclass, field, replace
 from typing import Self
 
 from agent.config import EnvoyConfig
 from agent.envoy.exits import Exit
 from agent.model import EnvoyPhase, EnvoyState
+from agent.record import record, replace
 
 POLL_INTERVAL = 1.0  # between two looks at the connection count
 POLL_FAILURES = 5  # consecutive; then Envoy is considered deaf
@@ -13,7 +13,7 @@ DEADLINE_MARGIN = 1.0  # seconds before the grace period ends: the kubelet's SIG
 FIRST_DELAY = 0.5  # before the second restart; doubles with each further one
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Policy:
     restarts: int = 5  # crashes tolerated within `window`; 0 = end with Envoy
     window: float = 60.0
@@ -35,36 +35,36 @@ class Policy:
 
 
 # Events -------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@record
 class Started:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ended:
     """Envoy ended, or could not be started."""
 
     how: Exit
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StopAsked:
     cause: str
     drain: bool
     hurry: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Drained:
     """The preStop hook drained Envoy for good: the request to end that follows needs no wait."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tick:
     """The time asked for with `Wake` has come."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Connections:
     """Open downstream connections; −1 = Envoy does not know any such statistic, None = it did not answer."""
 
@@ -75,34 +75,34 @@ Event = Started | Ended | StopAsked | Drained | Tick | Connections
 
 
 # Actions ------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@record
 class Spawn:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Drain:
     """POST /drain_listeners."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wake:
     """Send `Tick` at this time; replaces the previous wish."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CountConnections:
     """Send `Connections`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Kill:
     """SIGKILL for the process group; `Ended` follows."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Finish:
     """The supervision is over; `failure` = one sentence if Envoy was given up, else the process may exit with 0."""
 
@@ -112,11 +112,11 @@ class Finish:
 Action = Spawn | Drain | Wake | CountConnections | Kill | Finish
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class State:
     """`envoy` is what everybody may see; the rest is for this machine."""
 
-    envoy: EnvoyState = field(default_factory=lambda: EnvoyState(EnvoyPhase.STOPPED))
+    envoy: EnvoyState = EnvoyState(EnvoyPhase.STOPPED)
     crashes: tuple[float, ...] = ()  # times of those that the window still covers
     drained: bool = False
     stop_cause: str = ""

@@ -1,12 +1,11 @@
 """The request to end, from whoever makes it first: a signal, /quitquitquit, a component that failed."""
 
-from dataclasses import dataclass
-
 from agent.latest import Latest
 from agent.model import Readiness
+from agent.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stop:
     """Why and how to end. `drain`: let connections finish first; `hurry`: somebody asked again, skip every wait."""
 

@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 
 from agent import logs
 from agent.config import EnvoyConfig
@@ -20,6 +19,7 @@ from agent.errors import AttemptError, FatalError
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import EnvoyPhase, EnvoyState
+from agent.record import replace
 
 log = logs.scope("default")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import uuid
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -116,7 +116,7 @@ class Conversation:
                         return self._next(names)
                     if refusal := await self._wait(turn):
                         return refusal
-                return self._dialect.build(self._store, (), str(uuid.uuid4()))
+                return self._dialect.build(self._store, (), os.urandom(16).hex())
         finally:
             self._follow(())
 
@@ -139,7 +139,7 @@ class Conversation:
                 await turn.wait()
 
     def _next(self, names: tuple[str, ...]) -> bytes:
-        nonce = str(uuid.uuid4())
+        nonce = os.urandom(16).hex()
         message = self._dialect.build(self._store, names, nonce)
         self._session.sent(names, nonce, self._store.version)
         return message
