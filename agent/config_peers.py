@@ -18,6 +18,8 @@ SPIFFE_DIR = "./var/run/secrets/workload-spiffe-credentials"
 SOCKET_DIR = "./var/run/secrets/workload-spiffe-uds"
 FILES_SOCKET = "./var/run/secrets/credential-uds/files-socket"
 CREDENTIAL_SOCKET = "./var/run/secrets/credential-uds/socket"
+GCE, METADATA_HOST = "GoogleComputeEngine", "169.254.169.254"
+MOCK_TOKEN = "test_token"
 
 Read = Callable[[str], bytes | None]
 Probe = Callable[[str], bool]
@@ -145,6 +147,7 @@ class Trust:
 
     def _common(self) -> dict[str, Any]:
         return {
+            "token": MOCK_TOKEN if self.env.text("CREDENTIAL_FETCHER_TYPE") == "Mock" else "",
             "cluster_id": self.node.cluster_id,
             "keepalive_interval": self.env.seconds("GRPC_KEEPALIVE_INTERVAL", 30.0),
             "keepalive_timeout": self.env.seconds("GRPC_KEEPALIVE_TIMEOUT", 10.0),
@@ -193,10 +196,9 @@ class Trust:
     def identity(self) -> IdentityConfig | None:
         """The section of the certificate manager, or None if there is nothing for it to do."""
         fetcher = self.env.text("CREDENTIAL_FETCHER_TYPE", "JWT")
-        if fetcher not in ("", "JWT", "GoogleComputeEngine", "Mock"):
-            raise ConfigError(f"CREDENTIAL_FETCHER_TYPE {fetcher!r} is not supported: use JWT")
-        if fetcher not in ("", "JWT"):
-            self.env.warn(f"CREDENTIAL_FETCHER_TYPE={fetcher} is not implemented; the token file is used")
+        if fetcher not in ("", "JWT", GCE, "Mock"):
+            known = "JWT, GoogleComputeEngine or Mock"
+            raise ConfigError(f"CREDENTIAL_FETCHER_TYPE {fetcher!r} is not supported: use {known}")
         ca = self.certificate_authority()
         if ca is None:
             return None
@@ -215,8 +217,14 @@ class Trust:
             pkcs8=self.env.flag("PKCS8_KEY", False),
             cert_signer=self.env.text("ISTIO_META_CERT_SIGNER"),
             output_dir=self.output,
-            output_mode=0o644 if self.env.text("KUBERNETES_SERVICE_HOST") else 0o600,
+            output_mode=self._output_mode(),
+            root_overlap=self.env.flag("ROOT_OVERLAP", True),
+            metadata_host=self.env.text("GCE_METADATA_HOST", METADATA_HOST) if fetcher == GCE else "",
+            audience=self.node.trust_domain,
         )
+
+    def _output_mode(self) -> int:
+        return 0o644 if self.env.text("KUBERNETES_SERVICE_HOST") else 0o600
 
     def sds(self) -> SdsConfig:
         """The section of the SDS server."""
@@ -229,6 +237,8 @@ class Trust:
             key_file=mounted.key,
             root_file=mounted.root,
             debounce=self.env.seconds("FILE_DEBOUNCE_DURATION", 0.1),
+            output_dir=self.output if mounted.cert else "",
+            output_mode=self._output_mode(),
             key_provider=self._key_provider(),
         )
 

@@ -7,6 +7,7 @@ verify anybody and tokens that cannot be accepted are never used.
 import base64
 import binascii
 import json
+import logging
 import os
 import re
 import ssl
@@ -39,7 +40,7 @@ async def open_channel(
 ) -> grpc.aio.Channel:
     """A new, unshared channel to `address` (host:port); connecting starts with the first call.
 
-    `client_pair` (key PEM, chain PEM) is shown to the server when the configured client certificate is not usable.
+    `client_pair` (key PEM, chain PEM) is shown to the server instead of the configured client certificate.
     Raises AttemptError(`root_file` | `client_certificate`) with one sentence.
     """
     options = _options(peer)
@@ -47,7 +48,7 @@ async def open_channel(
     if peer.plaintext:
         return grpc.aio.insecure_channel(target, options=options)
     roots = read_roots(peer.root_file)
-    key, chain = read_client_pair(peer) or client_pair or (None, None)
+    key, chain = client_pair or read_client_pair(peer) or (None, None)
     credentials = grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)
     if peer.server_name and peer.server_name != host_of(address):
         # It also becomes :authority, as in grpc-go; C-core refuses calls whose authority is not the verified name.
@@ -111,11 +112,11 @@ def _parses(context: ssl.SSLContext, block: bytes) -> bool:
     return True
 
 
-def read_client_pair(peer: PeerConfig) -> tuple[bytes, bytes] | None:
+def read_client_pair(peer: PeerConfig, level: int = logging.WARNING) -> tuple[bytes, bytes] | None:
     """(key PEM, chain PEM) if both files are configured and the certificate parses and has not expired, else None.
 
-    A missing file is silent (the first boot of a VM); an expired or unparsable certificate is a warning: the token
-    alone is used. Raises AttemptError(`client_certificate`) when a valid certificate's key is unreadable or another's.
+    A missing file is silent (the first boot of a VM); an expired or unparsable certificate is told at `level`: the
+    token alone is used. Raises AttemptError(`client_certificate`) if a valid one's key is unreadable or another's.
     """
     if not (peer.key_file and peer.cert_file):
         return None
@@ -129,15 +130,17 @@ def read_client_pair(peer: PeerConfig) -> tuple[bytes, bytes] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as e:
-        log.warning("the client certificate %s is not used: %s", peer.cert_file, _reason(e))
+        log.log(level, "the client certificate %s is not used: %s", peer.cert_file, _reason(e))
         return None
     if leaf.not_valid_after_utc.timestamp() <= time.time():
-        log.warning("the client certificate %s is not used: it expired on %s", peer.cert_file, leaf.not_valid_after_utc)
+        expired = leaf.not_valid_after_utc
+        log.log(level, "the client certificate %s is not used: it expired on %s", peer.cert_file, expired)
         return None
     try:
         with open(peer.key_file, "rb") as f:
             key = f.read()
-        if serialization.load_pem_private_key(key, None).public_key() != leaf.public_key():
+        loaded = serialization.load_pem_private_key(key, None, unsafe_skip_rsa_key_validation=True)
+        if loaded.public_key() != leaf.public_key():
             raise ValueError("it is not the key of the certificate")
     except (OSError, ValueError, TypeError) as e:
         sentence = f"the key {peer.key_file} of the client certificate {peer.cert_file} cannot be used: {_reason(e)}"
@@ -163,13 +166,18 @@ def metadata(peer: PeerConfig, token: str | None = None) -> list[tuple[str, str 
             pairs.append((key, value.encode() if key.endswith("-bin") else value))
     if token is None:
         try:
-            token = read_token(peer.token_file)
+            token = current_token(peer)
         except AttemptError as e:
             log.warning("%s; continuing without a token", e)
             token = ""
     if token:
         pairs.append(("authorization", f"Bearer {token}"))
     return pairs
+
+
+def current_token(peer: PeerConfig) -> str:
+    """The token to show now, "" if the file is empty. Raises AttemptError(`token` | `token_expired`)."""
+    return peer.token or read_token(peer.token_file)
 
 
 def read_token(path: str, now: float | None = None) -> str:

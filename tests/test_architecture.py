@@ -13,6 +13,7 @@ FEATURES = ("identity", "sds", "xds", "envoy", "dns", "status", "repair")
 # What every feature may use; it imports no feature.
 SHARED = {
     "agent.backoff",
+    "agent.certinfo",
     "agent.config",
     "agent.durations",
     "agent.errors",
@@ -35,6 +36,7 @@ ROOTS = {"agent.__main__", "agent.app", "agent.boot", "agent.cli"}
 # Cores: arithmetic only.
 CORES = {
     "agent/backoff.py",
+    "agent/certinfo.py",
     "agent/dns/answer.py",
     "agent/dns/cache.py",
     "agent/dns/message.py",
@@ -52,7 +54,9 @@ CORES = {
     "agent/errors.py",
     "agent/identity/certs.py",
     "agent/identity/credentials.py",
+    "agent/identity/report.py",
     "agent/identity/rotation.py",
+    "agent/identity/trust.py",
     "agent/lab/authority.py",
     "agent/lab/clusters.py",
     "agent/lab/envelope.py",

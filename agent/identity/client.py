@@ -41,12 +41,16 @@ class CaClient:
         self._config = config
         self._uniform = uniform
         self._first = 0  # index of the address that worked last
+        self._used: grpc.aio.Channel | None = None  # the answer came over it; closing it can wait
         self.retries = 0  # outgoing calls that were repetitions, since start
 
-    async def sign(self, csr: bytes, token: str, own: tuple[bytes, bytes] | None, deadline: float) -> list[str]:
+    async def sign(
+        self, csr: bytes, token: str, own: tuple[bytes, bytes] | None, deadline: float, hint: str
+    ) -> list[str]:
         """The chain for `csr` (PEM), as the CA sent it. `deadline` seconds bound one attempt.
 
-        `token` "" shows none; `own` (key, chain) is the certificate in use, shown instead of it.
+        `token` "" shows none; `own` (key, chain) is shown instead of the configured client certificate; `hint` says
+        what to look at when the CA refuses the credential.
         Raises AttemptError with a sentence; its subclass Denied when the credential was refused.
         """
         addresses = self._config.ca.addresses
@@ -58,6 +62,8 @@ class CaClient:
             index = (self._first + attempt) % len(addresses)
             try:
                 chain = await self._call(addresses[index], message, token, own, deadline, attempt)
+            except Denied as e:
+                raise Denied(e.reason, f"{e}; {hint}") from e
             except _Passing as e:
                 if attempt + 1 == attempts:
                     raise AttemptError(e.reason, str(e)) from e
@@ -68,6 +74,12 @@ class CaClient:
                 self._first = index
                 return chain
         raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        """End the connection of the last answer; call it when what came over it is in use."""
+        used, self._used = self._used, None
+        if used is not None:
+            await used.close()
 
     def _message(self, csr: bytes) -> bytes:
         request = ca_pb2.CertificateRequest(csr=csr.decode(), validity_duration=int(self._config.ttl))
@@ -84,13 +96,16 @@ class CaClient:
         channel = await peers.open_channel(peer, address, own)
         try:
             raw = await channel.unary_unary(METHOD)(message, metadata=metadata, timeout=deadline)
-            return list(ca_pb2.CertificateResponse.FromString(raw).cert_chain)
+            chain = list(ca_pb2.CertificateResponse.FromString(raw).cert_chain)
+            self._used, channel = channel, None
+            return chain
         except grpc.aio.AioRpcError as e:
             raise self._failure(e, address, deadline) from e
         except DecodeError as e:
             raise AttemptError("bad_chain", f"the answer of the CA {address} cannot be decoded") from e
         finally:
-            await channel.close()
+            if channel is not None:
+                await channel.close()
 
     def _failure(self, e: grpc.aio.AioRpcError, address: str, deadline: float) -> AttemptError:
         code, details = e.code(), e.details() or ""
@@ -98,8 +113,7 @@ class CaClient:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return AttemptError(reason, f"the CA {address} did not answer within {deadline:.0f} s")
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            hint = f"check that {self._config.ca.token_file} is for this CA and names the right service account"
-            return Denied(reason, f"the CA {address} refuses the credential ({reason}: {details}); {hint}")
+            return Denied(reason, f"the CA {address} refuses the credential ({reason}: {details})")
         if code is grpc.StatusCode.UNAVAILABLE:
             return _Passing(reason, f"cannot reach the CA: {peers.explain(self._config.ca, address, details)}")
         sentence = f"the CA {address} failed: {reason}: {details}"

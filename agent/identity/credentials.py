@@ -1,16 +1,19 @@
-"""Which credential to show the CA: the token, or the certificate in use when the token cannot be used or is rejected.
+"""Which credential to show the CA: a token, the certificate in use, or a provisioned one. What worked is remembered."""
 
-A provisioned client certificate (PROV_CERT) is not a choice: like istio's agent we show it whenever it is valid.
-"""
-
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 
 
 class Kind(Enum):
-    TOKEN = "token"
-    CERTIFICATE = "certificate"  # the workload certificate in use, over mTLS
-    NONE = "none"  # neither is usable; a provisioned certificate may still do
+    TOKEN = "token"  # together with the provisioned certificate if there is a valid one, as istio's agent does
+    CERTIFICATE = "certificate"  # the workload certificate in use, over mTLS, without a token
+    PROVISIONED = "provisioned"  # the certificate of PROV_CERT alone, over mTLS
+    NONE = "none"  # nothing is usable; a CA that knows us by other means may still answer
+
+
+# When nothing is known: the first that is usable.
+ORDER = (Kind.TOKEN, Kind.CERTIFICATE, Kind.PROVISIONED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +23,32 @@ class Credentials:
     preferred: Kind = Kind.TOKEN
     rejected: frozenset[Kind] = frozenset()
 
-    def choose(self, token_usable: bool, certificate_usable: bool) -> Kind:
-        """The credential for the next attempt: the preferred one unless it is unusable or was just rejected."""
-        usable = [k for k, ok in ((Kind.TOKEN, token_usable), (Kind.CERTIFICATE, certificate_usable)) if ok]
-        if not usable:
+    def choose(self, usable: Collection[Kind]) -> Kind:
+        """The credential for the next attempt: what worked last, unless it is unusable or was just rejected."""
+        there = [kind for kind in ORDER if kind in usable]
+        if not there:
             return Kind.NONE
-        fresh = [k for k in usable if k not in self.rejected] or usable
+        fresh = [kind for kind in there if kind not in self.rejected] or there
         return self.preferred if self.preferred in fresh else fresh[0]
 
     def accepted(self, kind: Kind) -> "Credentials":
         """The CA issued a certificate for it."""
         return Credentials(preferred=self.preferred if kind is Kind.NONE else kind)
 
-    def refused(self, kind: Kind) -> "Credentials":
-        """The CA said that it does not believe or permit it. When all were refused, all are tried again."""
+    def refused(self, kind: Kind, usable: Collection[Kind]) -> "Credentials":
+        """The CA said that it does not believe or permit it. When all usable ones were refused, all are tried again."""
         rejected = self.rejected | {kind}
-        return replace(self, rejected=frozenset() if {Kind.TOKEN, Kind.CERTIFICATE} <= rejected else rejected)
+        return replace(self, rejected=frozenset() if rejected.issuperset(usable) else rejected)
+
+
+def advice(kind: Kind, token_file: str, cert_file: str) -> str:
+    """What to look at when the CA refuses a credential; one phrase."""
+    match kind:
+        case Kind.TOKEN:
+            return f"check that {token_file} is for this CA and names the right service account"
+        case Kind.CERTIFICATE:
+            return "check that the CA trusts the roots of the certificate in use, and give it a token to fall back on"
+        case Kind.PROVISIONED:
+            return f"check that {cert_file} was issued by a CA that this one trusts"
+        case Kind.NONE:
+            return f"nothing was shown to it: put a valid token into {token_file}"

@@ -2,31 +2,36 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from agent.model import Secret
 
-NAMES = ("root-cert.pem", "key.pem", "cert-chain.pem")
+# In the order in which they are replaced: key and chain change within one rename of each other.
+ROOT, KEY, CHAIN = NAMES = ("root-cert.pem", "key.pem", "cert-chain.pem")
 
 
 def write(directory: str, secret: Secret, mode: int) -> list[str]:
-    """Write root, key and chain atomically, each only if its content changed. Returns the names written.
+    """Write root, key and chain of the certificate in use. Returns the names written. Raises OSError."""
+    return replace(directory, {ROOT: secret.roots, KEY: secret.key, CHAIN: secret.chain}, mode)
 
-    New content is complete before the first rename: key and chain change within one rename of each other.
-    Raises OSError.
+
+def replace(directory: str, contents: Mapping[str, bytes], mode: int) -> list[str]:
+    """Write files (some of NAMES) atomically, each only if its content changed. Returns the names written.
+
+    New content is complete before the first rename. The directory is made if it is not there. Raises OSError.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True, mode=0o755 if mode & 0o044 else 0o700)
-    contents = dict(zip(NAMES, (secret.roots, secret.key, secret.chain), strict=True))
     staged: list[tuple[Path, Path]] = []
     try:
-        for name, content in contents.items():
+        for name in NAMES:
             target = folder / name
-            if _read(target) == content:
+            if name not in contents or _read(target) == contents[name]:
                 continue
             temporary = folder / f"{name}.tmp.{os.getpid()}"
             staged.append((temporary, target))
-            _create(temporary, content, mode)
+            _create(temporary, contents[name], mode)
         for temporary, target in staged:
             os.replace(temporary, target)
     except OSError:

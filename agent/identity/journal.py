@@ -22,7 +22,11 @@ class RenewalStatus:
     failed_by_reason: tuple[tuple[str, int], ...] = ()  # since start
     last_reason: str = ""
     last_error: str = ""
-    credential: str = ""  # what the CA accepted last: token, certificate, none
+    credential: str = ""  # what the CA accepted last: token, certificate, provisioned, none
+    held_until: float = 0.0  # a verified certificate becomes valid then and replaces the one in use
+    requests: int = 0  # for certificates, since start
+    failed_requests: int = 0
+    request_seconds: float = 0.0  # time spent in them
 
 
 class Journal:
@@ -32,6 +36,22 @@ class Journal:
         self._readiness = readiness
         self._recorder = recorder
         self.status: Latest[RenewalStatus] = Latest(RenewalStatus())
+
+    def called(self, seconds: float, good: bool) -> None:
+        """The CA was asked for a certificate."""
+        status = self.status.value
+        self.status.set(
+            replace(
+                status,
+                requests=status.requests + 1,
+                failed_requests=status.failed_requests + (not good),
+                request_seconds=status.request_seconds + seconds,
+            )
+        )
+
+    def held(self, until: float) -> None:
+        """A verified certificate waits for its first moment (epoch seconds)."""
+        self.status.set(replace(self.status.value, held_until=until))
 
     def issued(self, secret: Secret, first: bool, credential: str, wait: float) -> None:
         """A verified certificate is in use; the next renewal comes in `wait` seconds."""
@@ -46,6 +66,7 @@ class Journal:
                 last_reason="",
                 last_error="",
                 credential=credential,
+                held_until=0.0,
             )
         )
         what = "received the first certificate" if first else "renewed the certificate"
@@ -53,7 +74,7 @@ class Journal:
         message = f"{what} for {secret.identity}{after}: valid for {seconds} s, renewal in {wait:.0f} s"
         self._recorder.record("identity", "issued" if first else "rotated", message, serial=secret.serial)
 
-    def failed(self, e: AttemptError, wait: float, remaining: float | None) -> None:
+    def failed(self, e: AttemptError, now: float, wait: float, remaining: float | None) -> None:
         """An attempt failed; the next follows in `wait` seconds, the certificate in use is valid for `remaining`."""
         status = self.status.value
         counts = dict(status.failed_by_reason)
@@ -61,6 +82,7 @@ class Journal:
         self.status.set(
             replace(
                 status,
+                next_renewal=now + wait,
                 failures=status.failures + 1,
                 failed_by_reason=tuple(sorted(counts.items())),
                 last_reason=e.reason,
@@ -100,6 +122,18 @@ class Journal:
         """A trust bundle came from the control plane."""
         message = f"the control plane sent a trust bundle with {roots} entries"
         self._recorder.record("identity", "trust-bundle", message)
+
+    def distrusted(self) -> None:
+        """Former roots of the CA went."""
+        message = "the CA's former roots are trusted no longer: the last certificate that came with them has expired"
+        self._recorder.record("identity", "roots-dropped", message)
+
+    def rerooted(self) -> None:
+        """The CA answers with other roots than before."""
+        message = (
+            "the CA has new roots; where ROOT_OVERLAP is on the former ones stay until our last certificate expires"
+        )
+        self._recorder.record("identity", "roots-changed", message)
 
     def output_failed(self, directory: str, e: OSError) -> None:
         """OUTPUT_CERTS could not be written."""

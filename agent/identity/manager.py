@@ -1,6 +1,7 @@
 """Keeps one valid workload certificate: key, request, CA, verification, publication, renewal, for ever."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -11,13 +12,16 @@ from google.protobuf.message import DecodeError
 
 from agent import logs
 from agent import peer as peers
-from agent.config import IdentityConfig
+from agent.config import IdentityConfig, PeerConfig
 from agent.errors import AttemptError, ConfigError
 from agent.events import Recorder
-from agent.identity import certs, files, keys, rotation
+from agent.identity import certs, files, keys, report, rotation
 from agent.identity.client import CaClient, Denied
-from agent.identity.credentials import Credentials, Kind
+from agent.identity.credentials import Credentials, Kind, advice
+from agent.identity.fetcher import MachineToken
 from agent.identity.journal import Journal, RenewalStatus
+from agent.identity.spare import KeySupply
+from agent.identity.trust import Trust
 from agent.latest import Latest
 from agent.model import Readiness, Secret
 from agent.protos import mesh_pb2
@@ -53,14 +57,17 @@ class IdentityManager:
         self._config = config
         self._secret = secret
         self._journal = Journal(readiness, recorder)
-        self._key_future = key_future
+        self._keys = KeySupply(config, key_future)
         self._clock = clock
         self._tick = tick
         self._longest_call = longest_call
         self._client = CaClient(config)
         self._credentials = Credentials()
-        self._issued_roots = b""  # as the CA sent them, without the trust bundle
-        self._bundle: tuple[str, ...] = ()
+        self._machine = (
+            MachineToken(config.metadata_host, config.audience, config.ca.token_file) if config.metadata_host else None
+        )
+        self._trust = Trust()
+        self._held: tuple[Secret, Kind] | None = None  # verified, but valid only later
         self._wake = asyncio.Event()
 
     @property
@@ -85,6 +92,9 @@ class IdentityManager:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew_for_ever(), name="identity-renewal")
             group.create_task(self._watch_clocks(), name="identity-clocks")
+            group.create_task(self._keys.run(), name="identity-keys")
+            if self._machine is not None:
+                group.create_task(self._machine.run(), name="identity-token")
 
     def renew_now(self) -> None:
         """Ask for a new certificate at once; the one in use stays until the answer is verified."""
@@ -99,32 +109,79 @@ class IdentityManager:
             bundle = tuple(mesh_pb2.ProxyConfig.FromString(payload).ca_certificates_pem)
         except DecodeError as e:
             raise ValueError("the trust bundle cannot be decoded") from e
-        if bundle == self._bundle:
+        if bundle == self._trust.bundle:
             return
-        self._bundle = bundle
+        self._trust = replace(self._trust, bundle=bundle)
         self._journal.trusted(len(bundle))
         if (current := self._secret.value) is not None:
-            self._publish(replace(current, roots=self._merged_roots()))
+            self._publish(current)
             self.renew_now()
 
-    def _merged_roots(self) -> bytes:
-        return certs.merge_roots(self._issued_roots, *(b.encode() for b in self._bundle))
+    def token(self) -> tuple[float | None, str]:
+        """(when the token of the token file expires, what is wrong with it), read now; (None, "") = cannot tell."""
+        try:
+            return peers.jwt_expiry(peers.current_token(self._config.ca)), ""
+        except AttemptError as e:
+            return None, str(e)
+
+    def report(self) -> report.Report:
+        """What `remora-agent certs` shows: JSON types, never a key or token."""
+        return report.describe(
+            self._secret.value, self.status.value, self._config.ca.addresses, self.token(), self._clock().wall
+        )
 
     async def _renew_for_ever(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                secret, kind = await self._obtain()
-            except AttemptError as e:
-                failures = self._journal.status.value.failures + 1
-                wait = rotation.retry(failures, self._remaining(), random.random())
-                self._journal.failed(e, wait, self._remaining())
-            else:
-                first = self._secret.value is None
-                self._publish(secret)
-                wait = max(rotation.EARLIEST, self._delay(secret, random.uniform(-1.0, 1.0)))
-                self._journal.issued(secret, first, kind.value, wait)
-            await self._sleep(wait)
+        try:
+            while True:
+                self._wake.clear()
+                wait = await self._step()
+                await self._client.close()
+                await self._sleep(wait)
+        finally:
+            await self._client.close()
+
+    async def _step(self) -> float:
+        """One move towards the next certificate; seconds until the following one."""
+        now = self._clock().wall
+        if self._held is not None and self._held[0].not_before <= now:
+            (secret, kind), self._held = self._held, None
+            if now < secret.not_after:
+                return self._use(replace(secret, created=now), kind)
+        try:
+            secret, kind = await self._obtain()
+        except AttemptError as e:
+            return self._failed(e)
+        if secret.not_before > self._clock().wall:
+            return self._hold(secret, kind)
+        return self._use(secret, kind)
+
+    def _use(self, secret: Secret, kind: Kind) -> float:
+        current, self._held = self._secret.value, None
+        until = current.not_after if current is not None and self._config.root_overlap else 0.0
+        if self._trust.issued not in (b"", secret.roots):
+            self._journal.rerooted()
+        self._trust = self._trust.answered(secret.roots, until).at(self._clock().wall)
+        self._publish(secret)
+        wait = max(rotation.EARLIEST, self._delay(secret, random.uniform(-1.0, 1.0)))
+        self._journal.issued(secret, current is None, kind.value, wait)
+        return wait
+
+    def _hold(self, secret: Secret, kind: Kind) -> float:
+        if self._held is None or secret.not_before < self._held[0].not_before:
+            self._held = (secret, kind)
+        until = self._held[0].not_before
+        self._journal.held(until)
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(secret.not_before))
+        what = f"the CA's certificate is valid only from {since} on and is held until then"
+        return self._failed(AttemptError("not_yet_valid", f"{what}; compare the clocks of this host and the CA"))
+
+    def _failed(self, e: AttemptError) -> float:
+        now, remaining = self._clock().wall, self._remaining()
+        wait = rotation.retry(self.status.value.failures + 1, remaining, random.random())
+        if self._held is not None:
+            wait = rotation.hold(max(0.0, self._held[0].not_before - now), remaining, wait)
+        self._journal.failed(e, now, wait, remaining)
+        return wait
 
     def _delay(self, secret: Secret, uniform: float) -> float:
         """Seconds until the rotation point."""
@@ -133,54 +190,72 @@ class IdentityManager:
 
     async def _obtain(self) -> tuple[Secret, Kind]:
         """One certificate, verified, and the credential that got it. Raises AttemptError."""
-        key = await self._key()
+        key = await self._keys.take()
         csr = certs.request(key, self._config.spiffe_id)
-        token, own, kind = self._choose()
+        token, usable = await self._usable()
+        kind = self._credentials.choose(usable)
+        current = self._secret.value
+        own = (current.key, current.chain) if kind is Kind.CERTIFICATE and current is not None else None
         deadline = rotation.patience(self._remaining(), self._longest_call)
+        ca, began = self._config.ca, self._clock().mono
+        hint = advice(kind, ca.token_file, ca.cert_file)
+        good = False
         try:
-            chain = await self._client.sign(csr, token, own, deadline)
+            chain = await self._client.sign(csr, token if kind is Kind.TOKEN else "", own, deadline, hint)
+            secret = await self._verify(chain, key)
+            good = True
         except Denied:
-            self._credentials = self._credentials.refused(kind)
+            self._credentials = self._credentials.refused(kind, usable)
             raise
+        finally:
+            self._journal.called(self._clock().mono - began, good)
         self._credentials = self._credentials.accepted(kind)
+        return secret, kind
+
+    async def _verify(self, chain: list[str], key: bytes) -> Secret:
         now = self._clock().wall
         if sum(map(len, chain)) > LARGE:
-            secret = await asyncio.to_thread(certs.verify, chain, key, self._config.spiffe_id, now)
-        else:
-            secret = certs.verify(chain, key, self._config.spiffe_id, now)
-        self._issued_roots = chain[-1].encode()
-        return replace(secret, roots=self._merged_roots()), kind
+            return await asyncio.to_thread(certs.verify, chain, key, self._config.spiffe_id, now)
+        return certs.verify(chain, key, self._config.spiffe_id, now)
 
-    async def _key(self) -> bytes:
-        """A fresh key for every request; the first may have been started before the loop existed."""
-        if self._key_future is not None:
-            future, self._key_future = self._key_future, None
-            return await asyncio.wrap_future(future)
-        return await asyncio.to_thread(keys.generate, self._config)
+    async def _usable(self) -> tuple[str, frozenset[Kind]]:
+        """The token ("" if it must not be sent), and every credential that could be shown now.
 
-    def _choose(self) -> tuple[str, tuple[bytes, bytes] | None, Kind]:
-        """(token, own certificate, what that is) for the next call."""
-        token, problem = "", ""
+        Raises AttemptError if the machine's token cannot be fetched and nothing else is there.
+        """
+        ca, token, problem = self._config.ca, "", None
         try:
-            token = peers.read_token(self._config.ca.token_file)
+            if self._machine is not None:
+                await self._machine.refresh()
         except AttemptError as e:
-            problem = str(e)
+            problem = e
+        try:
+            token = peers.current_token(ca)
+        except AttemptError as e:
+            problem = problem or e
         current = self._secret.value
         # Certificates need TLS to be shown.
-        own = not self._config.ca.plaintext and current is not None and current.not_after > self._clock().wall
-        kind = self._credentials.choose(bool(token), own)
-        if problem:
-            instead = "the certificate in use" if own else "a provisioned certificate, if there is one"
-            log.warning("%s; authenticating with %s", problem, instead)
-        if kind is Kind.CERTIFICATE and current is not None:
-            return "", (current.key, current.chain), kind
-        return token, None, kind
+        own = not ca.plaintext and current is not None and current.not_after > self._clock().wall
+        found = {
+            Kind.TOKEN: bool(token),
+            Kind.CERTIFICATE: own,
+            Kind.PROVISIONED: not ca.plaintext and _provisioned(ca),
+        }
+        usable = frozenset(kind for kind, there in found.items() if there)
+        if problem is not None:
+            if self._machine is not None and not usable:
+                raise problem
+            others = " and ".join(sorted(kind.value for kind in usable)) or "nothing"
+            log.warning("%s; to authenticate there is %s", problem, others)
+        return token, usable
 
     def _remaining(self) -> float | None:
         current = self._secret.value
         return None if current is None else current.not_after - self._clock().wall
 
     def _publish(self, secret: Secret) -> None:
+        """Put `secret` into use with all roots that are trusted now."""
+        secret = replace(secret, roots=self._trust.merged())
         self._secret.set(secret)
         self._journal.validity(self._remaining())
         if self._config.output_dir:
@@ -188,6 +263,13 @@ class IdentityManager:
                 files.write(self._config.output_dir, secret, self._config.output_mode)
             except OSError as e:
                 self._journal.output_failed(self._config.output_dir, e)
+
+    def _drop_former_roots(self) -> None:
+        current, trust = self._secret.value, self._trust.at(self._clock().wall)
+        if current is not None and trust is not self._trust:
+            self._trust = trust
+            self._journal.distrusted()
+            self._publish(current)
 
     async def _sleep(self, seconds: float) -> None:
         """Until `seconds` passed on either clock, or somebody wants a renewal now."""
@@ -205,11 +287,9 @@ class IdentityManager:
         """Notice expiry when it happens, and clocks that were set or stood still."""
         before = self._clock()
         while True:
-            remaining = self._remaining()
-            expires = remaining is not None and 0 < remaining < self._tick
+            self._drop_former_roots()
             try:
-                tick = remaining + 0.01 if expires and remaining is not None else self._tick
-                async with asyncio.timeout(tick):
+                async with asyncio.timeout(self._next_look()):
                     await self._secret.changed(self._secret.version)
             except TimeoutError:
                 self._journal.validity(self._remaining())
@@ -221,3 +301,21 @@ class IdentityManager:
                 if current is None or now.wall < current.not_before or not self._delay(current, 0.0):
                     self.renew_now()
             before = now
+
+    def _next_look(self) -> float:
+        """Seconds until something is due that no other timer watches: a tick, the expiry, the end of former roots."""
+        remaining, end = self._remaining(), self._trust.next_end()
+        due = [self._tick]
+        if remaining is not None and remaining > 0:
+            due.append(remaining + 0.01)
+        if end is not None:
+            due.append(max(0.0, end - self._clock().wall) + 0.01)
+        return min(due)
+
+
+def _provisioned(ca: PeerConfig) -> bool:
+    """There is a client certificate in PROV_CERT that could be shown."""
+    try:
+        return peers.read_client_pair(ca, logging.DEBUG) is not None
+    except AttemptError:
+        return False

@@ -51,6 +51,15 @@ def patience(remaining: float | None, longest: float) -> float:
     return min(longest, max(1.0, remaining / 3))
 
 
+def hold(begins: float, remaining: float | None, retry: float) -> float:
+    """Seconds to wait with a certificate in hand that becomes valid in `begins` seconds.
+
+    If the one in use (valid for `remaining`) lasts until then nothing else is needed; if not, the CA is asked again
+    after `retry` seconds: it may have set its clock right.
+    """
+    return begins if remaining is not None and remaining > begins else min(begins, retry)
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """A renewal date on both clocks; whichever comes first counts, so that no clock change can delay it."""

@@ -185,3 +185,26 @@ def test_keys_and_lifetimes() -> None:
     assert (identity.ecdsa, identity.curve, identity.pkcs8, identity.cert_signer) == (True, "P384", True, "s")
     assert identity.output_mode == 0o644
     assert identity.spiffe_id == "spiffe:///ns/demo/sa/app"
+
+
+def test_tokens_that_nobody_mounts() -> None:
+    plain = make(env={"TRUST_DOMAIN": "td"}).identity
+    assert plain is not None
+    assert (plain.metadata_host, plain.ca.token, plain.root_overlap) == ("", "", True)
+    machine = make(env={"CREDENTIAL_FETCHER_TYPE": "GoogleComputeEngine", "TRUST_DOMAIN": "td"}).identity
+    assert machine is not None
+    assert (machine.metadata_host, machine.audience) == ("169.254.169.254", "td")
+    mock = make(env={"CREDENTIAL_FETCHER_TYPE": "Mock", "CA_HEADER_X": "hidden", "ROOT_OVERLAP": "false"})
+    assert mock.identity is not None
+    assert (mock.identity.ca.token, mock.xds.plane.token) == ("test_token", "test_token")
+    assert not mock.identity.root_overlap
+    assert "test_token" not in repr(mock)
+    assert "hidden" not in repr(mock)
+
+
+def test_mounted_files_are_copied_to_the_output_directory_unless_it_is_theirs() -> None:
+    files = {f"./etc/certs/{n}.pem": b"x" for n in ("cert-chain", "key", "root-cert")}
+    c = make(env={"OUTPUT_CERTS": "/out", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, files=files)
+    assert c.identity is None
+    assert (c.sds.output_dir, c.sds.output_mode) == ("/out", 0o644)
+    assert make(env={"OUTPUT_CERTS": "./etc/certs"}, files=files).sds.output_dir == ""

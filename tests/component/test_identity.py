@@ -2,7 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
 import json
+import socket
+import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,7 +27,7 @@ from agent.identity.rotation import Moment
 from agent.latest import Latest
 from agent.model import Readiness, Secret
 from agent.protos import mesh_pb2
-from tests.fakes.ca import SERVER_NAME, Call, FakeCa, Root
+from tests.fakes.ca import SERVER_NAME, Call, Deny, FakeCa, Root
 
 SPIFFE = "spiffe://cluster.local/ns/demo/sa/app"
 
@@ -198,6 +202,81 @@ def test_a_bad_answer_is_a_failed_attempt_with_a_sentence(world: World, name: st
     asyncio.run(main())
 
 
+def test_a_certificate_for_later_is_held_and_the_old_one_kept_until_then(world: World) -> None:
+    async def main() -> None:
+        world.ca.ttl = 3.0  # renewal after 1.5 s; the next one begins while the first is still valid
+        async with running(world):
+            first = await world.issued()
+            world.ca.answer = lambda ca, call: [issue(ca, call, ttl=60.0, not_before=0.8), ca.root.pem.decode()]
+            assert "is held until then" in await world.failure()
+            assert world.secret.value is first
+            held = world.manager.status.value.held_until
+            assert time.time() < held < first.not_after
+            calls = len(world.ca.calls)
+            second = await world.issued(lambda s: s is not first)
+            assert second.not_before == held <= time.time() < first.not_after
+            assert matches(second)
+            assert len(world.ca.calls) == calls, "nothing else was needed"
+            assert world.manager.status.value.held_until == 0.0
+            assert world.readiness.version == 0
+
+    asyncio.run(main())
+
+
+def test_a_certificate_that_begins_too_late_does_not_stop_the_asking(world: World) -> None:
+    async def main() -> None:
+        world.ca.ttl = 2.0
+        async with running(world):
+            first = await world.issued()
+            world.ca.answer = BAD["future"][0]
+            await world.failure(3)
+            assert world.secret.value is first
+            world.ca.heal()
+            await world.issued(lambda s: s is not first)
+            assert world.manager.status.value.held_until == 0.0
+
+    asyncio.run(main())
+
+
+def test_new_roots_overlap_with_the_former_ones(world: World) -> None:
+    async def main() -> None:
+        world.ca.ttl = 2.0
+        async with running(world):
+            first = await world.issued()
+            other = Root("other")
+
+            def moved(ca: FakeCa, call: Call) -> list[str]:
+                uri: list[x509.GeneralName] = [x509.UniformResourceIdentifier(SPIFFE)]
+                return [other.issue(call.csr.public_key(), uri, 60.0).decode(), other.pem.decode()]
+
+            world.ca.answer = moved
+            second = await world.issued(lambda s: s.serial != first.serial)
+            assert second.roots == b"\n".join(sorted([world.ca.root.pem.strip(), other.pem.strip()]))
+            third = await world.issued(lambda s: s.roots == other.pem.strip())
+            assert third.serial == second.serial
+            assert time.time() >= first.not_after
+        assert {"roots-changed", "roots-dropped"} <= set(world.kinds())
+
+    asyncio.run(main())
+
+
+def test_without_overlap_the_new_roots_replace_the_former_ones_at_once(world: World) -> None:
+    async def main() -> None:
+        world.ca.ttl = 2.0
+        world.reconfigure(root_overlap=False)
+        async with running(world):
+            first = await world.issued()
+            other = Root("other")
+            uri: list[x509.GeneralName] = [x509.UniformResourceIdentifier(SPIFFE)]
+            world.ca.answer = lambda ca, call: [
+                other.issue(call.csr.public_key(), uri, 60.0).decode(),
+                other.pem.decode(),
+            ]
+            assert (await world.issued(lambda s: s is not first)).roots == other.pem.strip()
+
+    asyncio.run(main())
+
+
 def test_a_bad_renewal_leaves_the_certificate_in_use(world: World) -> None:
     async def main() -> None:
         world.ca.ttl = 3.0
@@ -330,6 +409,115 @@ def test_without_a_token_the_certificate_in_use_authenticates_the_renewal(tmp_pa
     asyncio.run(main())
 
 
+def test_a_refused_token_gives_way_to_the_provisioned_certificate_which_is_remembered(tmp_path: Path) -> None:
+    async def main() -> None:
+        root = Root()
+        with FakeCa(root, ttl=2.0, demand_client=True) as ca:
+
+            def picky(ca: FakeCa, call: Call) -> list[str]:
+                if "authorization" in call.metadata:
+                    raise Deny(grpc.StatusCode.UNAUTHENTICATED, "bad token")
+                return FakeCa.sign(ca, call)
+
+            ca.answer = picky
+            for name, data in zip(("key", "cert-chain"), root.workload("spiffe://cluster.local/vm"), strict=True):
+                (tmp_path / f"{name}.pem").write_bytes(data)
+            (tmp_path / "root.pem").write_bytes(root.pem)
+            (tmp_path / "token").write_text("token-1")
+            peer = PeerConfig(
+                (ca.address,), False, str(tmp_path / "root.pem"), SERVER_NAME, str(tmp_path / "key.pem"),
+                str(tmp_path / "cert-chain.pem"), str(tmp_path / "token"),
+            )  # fmt: skip
+            world = World(tmp_path, ca, IdentityConfig(SPIFFE, peer, ecdsa=True))
+            async with running(world):
+                assert str(tmp_path / "token") in await world.failure()
+                first = await world.issued()
+                assert world.manager.status.value.credential == "provisioned"
+                assert (world.manager.token(), world.manager.report()["valid"]) == ((None, ""), True)
+                await world.issued(lambda s: s is not first)
+        # The token went once; the renewal is asked for with what worked.
+        assert [(c.client, "authorization" in c.metadata) for c in ca.calls] == [
+            ("spiffe://cluster.local/vm", True),
+            ("spiffe://cluster.local/vm", False),
+            ("spiffe://cluster.local/vm", False),
+        ]
+
+    asyncio.run(main())
+
+
+def test_a_constant_token_and_a_machines_token(world: World) -> None:
+    async def main() -> None:
+        world.reconfigure(token="test_token", token_file="/nonexistent")
+        async with running(world):
+            await world.issued()
+        assert world.ca.calls[0].metadata["authorization"] == "Bearer test_token"
+        # Nobody plays the metadata server: the request is not made, and the sentence says why.
+        world.reconfigure(token="", metadata_host="127.0.0.1:1", audience="td")
+        async with running(world):
+            assert "metadata server 127.0.0.1:1" in await world.failure()
+        assert len(world.ca.calls) == 1
+
+    asyncio.run(main())
+
+
+def raw_listener(behaviour: str) -> socket.socket:
+    """A port that resets, closes, or accepts and stays silent."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            kept = []
+            while True:
+                connection, _ = listener.accept()
+                if behaviour == "reset":
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                if behaviour == "silent":
+                    kept.append(connection)
+                else:
+                    connection.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener
+
+
+@pytest.mark.parametrize("behaviour", ["reset", "close", "silent"])
+def test_a_ca_that_breaks_connections_costs_nothing_but_the_attempt(world: World, behaviour: str) -> None:
+    async def main() -> None:
+        world.ca.ttl = 2.0
+        good = world.config
+        async with running(world):
+            first = await world.issued()
+        with raw_listener(behaviour) as listener:
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            world.secret.set(first)
+            world.config = replace(good, ca=replace(good.ca, addresses=(address,)))
+            world.manager = IdentityManager(
+                world.config, world.secret, world.readiness, world.recorder, longest_call=0.3
+            )
+            async with running(world):
+                assert address in await world.failure()
+                assert world.secret.value is first
+            listener.shutdown(socket.SHUT_RDWR)
+
+    asyncio.run(main())
+
+
+def test_a_slow_ca_is_waited_for_within_the_deadline(world: World) -> None:
+    async def main() -> None:
+        def slow(ca: FakeCa, call: Call) -> list[str]:
+            time.sleep(0.5)
+            return FakeCa.sign(ca, call)
+
+        world.ca.answer = slow
+        async with running(world):
+            await world.issued()
+        assert len(world.ca.calls) == 1
+        assert world.manager.status.value.request_seconds >= 0.5
+        assert world.manager.status.value.failed_requests == 0
+
+    asyncio.run(main())
+
+
 def test_output_files_follow_the_certificate(world: World) -> None:
     async def main() -> None:
         world.ca.ttl = 2.0
@@ -386,11 +574,11 @@ def test_a_large_chain_is_accepted(world: World) -> None:
 
         def large(ca: FakeCa, call: Call) -> list[str]:
             leaf, root = FakeCa.sign(ca, call)
-            return [leaf, mid * (5_000_000 // len(mid)), root]
+            return [leaf, mid * (10_000_000 // len(mid)), root]
 
         world.ca.answer = large
         async with running(world):
-            assert len((await world.issued()).chain) > 4 << 20
+            assert len((await world.issued()).chain) > 9 << 20
 
     asyncio.run(main())
 

@@ -146,6 +146,7 @@ def test_broken_roots_are_left_out_of_the_chain_too() -> None:
 
 
 OLD = Root("old", days=-1)
+BRIEF = Root("brief", days=1)
 NO_CA = ROOT.intermediate("no ca", is_ca=False)
 IMPOSTOR = Root("root")  # the same name, another key
 
@@ -163,7 +164,7 @@ IMPOSTOR = Root("root")  # the same name, another key
         (lambda: text(leaf(ROOT, SPIFFE, SPIFFE + "x"), ROOT.pem), "wrong_identity", "2 URIs"),
         (lambda: text(leaf(ROOT, "https://x"), ROOT.pem), "wrong_identity", "one SPIFFE URI"),
         (lambda: text(leaf(ROOT, SPIFFE, ttl=-1.0), ROOT.pem), "expired", "expired at"),
-        (lambda: text(leaf(ROOT, SPIFFE, not_before=60.0), ROOT.pem), "not_yet_valid", "valid only from"),
+        (lambda: text(leaf(BRIEF, SPIFFE, ttl=86400 * 3.0, not_before=86400 * 2.0), BRIEF.pem), "untrusted", "expired"),
         (lambda: text(LEAF, OTHER.pem), "untrusted", "does not chain"),
         (lambda: text(LEAF, IMPOSTOR.pem), "untrusted", "signature"),
         (lambda: text(leaf(MID, SPIFFE), ROOT.pem), "untrusted", "does not chain"),
@@ -177,6 +178,12 @@ def test_bad_answers(make: Callable[[], list[str]], reason: str, phrase: str) ->
     with pytest.raises(AttemptError, match=phrase) as e:
         certs.verify(make(), KEY, SPIFFE, time.time())
     assert e.value.reason == reason
+
+
+def test_a_certificate_for_later_is_verified_as_of_then() -> None:
+    now = time.time()
+    secret = certs.verify(text(leaf(ROOT, SPIFFE, not_before=600.0), ROOT.pem), KEY, SPIFFE, now)
+    assert now + 590 < secret.not_before < now + 610
 
 
 def test_a_maze_of_issuers_costs_bounded_work() -> None:

@@ -34,13 +34,14 @@ def test_the_first_and_later_certificates_are_told_apart() -> None:
 def test_an_outage_is_one_event_per_reason_and_counts_every_failure() -> None:
     w = World()
     for _ in range(3):
-        w.journal.failed(AttemptError("unavailable", "the CA is away"), 1.0, 60.0)
-    w.journal.failed(AttemptError("untrusted", "a wrong root"), 1.0, -1.0)
+        w.journal.failed(AttemptError("unavailable", "the CA is away"), 100.0, 1.0, 60.0)
+    w.journal.failed(AttemptError("untrusted", "a wrong root"), 100.0, 1.0, -1.0)
     assert w.kinds() == ["renewal-failed", "renewal-failed"]
     assert "valid for 60 s more" in w.recorder.events()[0].message
     assert "is expired" in w.recorder.events()[1].message
     status = w.journal.status.value
     assert (status.failures, status.last_error) == (4, "a wrong root")
+    assert status.next_renewal == 101.0
     assert status.failed_by_reason == (("unavailable", 3), ("untrusted", 1))
     w.journal.issued(SECRET, False, "token", 1.0)
     assert "after 4 failed attempts" in w.recorder.events()[-1].message
@@ -50,7 +51,7 @@ def test_an_outage_is_one_event_per_reason_and_counts_every_failure() -> None:
 @pytest.mark.parametrize(("remaining", "ready"), [(None, True), (5.0, True), (0.0, False), (-5.0, False)])
 def test_readiness_follows_validity(remaining: float | None, ready: bool) -> None:
     w = World()
-    w.journal.failed(AttemptError("x", "the CA is away"), 1.0, remaining)
+    w.journal.failed(AttemptError("x", "the CA is away"), 100.0, 1.0, remaining)
     w.journal.validity(remaining)
     w.journal.validity(remaining)
     assert w.readiness.value.ready is ready
@@ -62,20 +63,33 @@ def test_readiness_follows_validity(remaining: float | None, ready: bool) -> Non
         assert w.readiness.value == Readiness(True)
 
 
+def test_requests_are_counted_and_what_is_held_is_known_until_it_is_used() -> None:
+    w = World()
+    w.journal.called(0.5, False)
+    w.journal.called(0.25, True)
+    w.journal.held(500.0)
+    status = w.journal.status.value
+    assert (status.requests, status.failed_requests, status.request_seconds, status.held_until) == (2, 1, 0.75, 500.0)
+    w.journal.issued(SECRET, True, "token", 1.0)
+    assert w.journal.status.value.held_until == 0.0
+
+
 def test_the_rest_is_told_in_one_line_each() -> None:
     w = World()
     w.journal.jumped(-7200.4)
     w.journal.trusted(2)
+    w.journal.rerooted()
+    w.journal.distrusted()
     w.journal.output_failed("/out", OSError(13, "Permission denied"))
-    assert w.kinds() == ["clock-jumped", "trust-bundle", "output-failed"]
+    assert w.kinds() == ["clock-jumped", "trust-bundle", "roots-changed", "roots-dropped", "output-failed"]
     messages = [e.message for e in w.recorder.events()]
     assert "-7200 s" in messages[0]
-    assert messages[2] == "cannot write certificates to /out: Permission denied"
+    assert messages[4] == "cannot write certificates to /out: Permission denied"
 
 
 def test_levels(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("agent").propagate = True
     w = World()
-    w.journal.failed(AttemptError("x", "one"), 1.0, None)
-    w.journal.failed(AttemptError("x", "two"), 1.0, None)
+    w.journal.failed(AttemptError("x", "one"), 100.0, 1.0, None)
+    w.journal.failed(AttemptError("x", "two"), 100.0, 1.0, None)
     assert [r.levelno for r in caplog.records] == [logging.WARNING, logging.WARNING]

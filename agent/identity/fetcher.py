@@ -1,0 +1,82 @@
+"""Tokens that nobody mounts: the identity token of a Google Compute Engine machine (CREDENTIAL_FETCHER_TYPE)."""
+
+import asyncio
+import http.client
+import os
+import time
+from urllib.parse import quote
+
+from agent import logs
+from agent import peer as peers
+from agent.errors import AttemptError
+
+log = logs.scope("citadelclient")
+
+PERIOD = 300.0  # seconds between two looks at the token
+MARGIN = 1500.0  # a token that expires within these seconds is replaced
+TIMEOUT = 5.0
+MAX_SIZE = 64 * 1024
+PATH = "/computeMetadata/v1/instance/service-accounts/default/identity?audience={}&format=full"
+
+
+class MachineToken:
+    """Keeps `path` filled with the machine's token for `audience`; everybody else reads the file.
+
+    `host` is the metadata server, host or host:port.
+    """
+
+    def __init__(self, host: str, audience: str, path: str) -> None:
+        self._host = host
+        self._target = PATH.format(quote(audience, safe=""))
+        self._path = path
+        self._lock = asyncio.Lock()
+
+    def fresh(self, now: float) -> bool:
+        """The file holds a token that lives long enough."""
+        try:
+            expiry = peers.jwt_expiry(peers.read_token(self._path, now))
+        except AttemptError:
+            return False
+        return expiry is not None and expiry - now > MARGIN
+
+    async def refresh(self) -> None:
+        """Fetch and write a new token if the present one is about to expire. Raises AttemptError(`token`)."""
+        async with self._lock:
+            if not self.fresh(time.time()):
+                await asyncio.to_thread(self._replace)
+
+    async def run(self) -> None:
+        """Look every five minutes, until cancelled; a failure is logged, and found again by whoever needs the token."""
+        while True:
+            await asyncio.sleep(PERIOD)
+            try:
+                await self.refresh()
+            except AttemptError as e:
+                log.warning("%s", e)
+
+    def _replace(self) -> None:
+        token = self._fetch()
+        temporary = f"{self._path}.tmp.{os.getpid()}"
+        try:
+            os.makedirs(os.path.dirname(self._path) or ".", mode=0o750, exist_ok=True)
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640), "wb") as f:
+                f.write(token)
+            os.replace(temporary, self._path)
+        except OSError as e:
+            raise AttemptError("token", f"cannot write the machine's token to {self._path}: {e.strerror or e}") from e
+
+    def _fetch(self) -> bytes:
+        connection = http.client.HTTPConnection(self._host, timeout=TIMEOUT)
+        try:
+            connection.request("GET", self._target, headers={"Metadata-Flavor": "Google"})
+            answer = connection.getresponse()
+            body = answer.read(MAX_SIZE + 1).strip()
+        except (OSError, http.client.HTTPException) as e:
+            reason = getattr(e, "strerror", None) or e or type(e).__name__
+            raise AttemptError("token", f"the metadata server {self._host} gives no token: {reason}") from e
+        finally:
+            connection.close()
+        if answer.status != 200 or not body or len(body) > MAX_SIZE:
+            what = f"status {answer.status}" if answer.status != 200 else f"{len(body)} bytes"
+            raise AttemptError("token", f"the metadata server {self._host} gives no token: it answers with {what}")
+        return body
