@@ -46,7 +46,7 @@ class State:
 
 
 def tools(config: InitConfig) -> Tools:
-    return Tools(config.path, lock_file=config.namespace if config.cni_mode else "")
+    return Tools(config.path, lock_file=config.namespace if config.cni_mode else "", libraries=config.libraries)
 
 
 def look(config: InitConfig, *, clean: bool = False) -> State:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from init import flags
 from init.errors import InitError, UsageError, ValidationError
 from init.record import record, replace
-from init.settings import ALL, InitConfig, Ranges
+from init.settings import ALL, LIBRARY_VARIABLES, InitConfig, Ranges
 
 __all__ = ["ALL", "Host", "InitConfig", "InitError", "Ranges", "UsageError", "ValidationError", "parse", "real_host"]
 
@@ -97,6 +97,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str], host: Host | None = N
         log_json=bool(values["log_as_json"]),
         help=bool(values["help"]),
         path=environ.get("PATH", ""),
+        libraries=tuple((name, environ[name]) for name in LIBRARY_VARIABLES if name in environ),
     )
     if config.backend not in ("", "nft", "legacy"):
         raise InitError(f"--force-iptables-binary is {config.backend!r} but must be nft or legacy")

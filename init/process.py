@@ -29,7 +29,7 @@ def run(argv: Sequence[str], text: str, limit: float, environ: Mapping[str, str]
 
 def _spawn_and_wait(argv: Sequence[str], files: Sequence[int], limit: float, environ: Mapping[str, str]) -> int:
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)]
-    pid = os.posix_spawn(argv[0], argv, environ, file_actions=actions, setpgroup=0)
+    pid = os.posix_spawn(argv[0], list(argv), environ, file_actions=actions, setpgroup=0)
     try:
         if not ended(pid, limit):
             raise Overdue

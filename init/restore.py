@@ -42,7 +42,8 @@ class Tools:
     path: str = ""
     limit: float = COMMAND_LIMIT
     lock_file: str = ""
-    lock_wait: int = LOCK_WAIT
+    lock_wait: float = LOCK_WAIT
+    libraries: tuple[tuple[str, str], ...] = ()  # environment variables that lead to the libraries of iptables
 
     def find(self, name: str) -> str | None:
         for folder in f"{self.path}:{SYSTEM_PATH}".split(":"):
@@ -51,12 +52,20 @@ class Tools:
                 return candidate
         return None
 
-    def run(self, argv: Sequence[str], text: str = "", extra: float = 0.0) -> str:
-        """Standard output of a command. Raises InitError with one sentence."""
-        environ = {"PATH": f"{self.path}:{SYSTEM_PATH}".strip(":"), "LC_ALL": "C"}
+    def run(
+        self,
+        argv: Sequence[str],
+        text: str = "",
+        extra: float = 0.0,
+        more: Sequence[tuple[str, str]] = (),
+        name: str = "",
+    ) -> str:
+        """Standard output of a command with `extra` seconds and `more` variables, called `name` in messages. Raises
+        InitError with one sentence."""
+        environ = {"PATH": f"{self.path}:{SYSTEM_PATH}".strip(":"), "LC_ALL": "C", **dict(more)}
         if self.lock_file:
             environ["XTABLES_LOCKFILE"] = self.lock_file
-        name = argv[0].rpartition("/")[2]
+        name = name or argv[0].rpartition("/")[2]
         limit = self.limit + extra
         try:
             code, out, err = process.run(argv, text, limit, environ)
@@ -65,11 +74,11 @@ class Tools:
         except OSError as e:
             raise InitError(f"{name} cannot be run: {e.strerror}") from None
         if code != 0:
-            raise InitError(explain(name, code, err, text))
+            raise InitError(explain(name, code, err, text, self.lock_wait))
         return out
 
 
-def explain(name: str, code: int, stderr: str, text: str) -> str:
+def explain(name: str, code: int, stderr: str, text: str, lock_wait: float = LOCK_WAIT) -> str:
     """One sentence for a command that failed: what is missing, as far as its message tells."""
     message = " ".join(line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("#"))
     message = message.partition(" Try `")[0]
@@ -81,7 +90,7 @@ def explain(name: str, code: int, stderr: str, text: str) -> str:
         needed = "NET_ADMIN or NET_RAW" if "legacy" in name else "NET_ADMIN"
         return f"{name} may not touch packet rules: the capability {needed} is missing ({message})"
     if "lock" in message and ("held" in message or "holding" in message or "another app" in message.lower()):
-        return f"{name} waited {LOCK_WAIT} seconds for the xtables lock, which another program holds"
+        return f"{name} waited {lock_wait:g} seconds for the xtables lock, which another program holds"
     line = culprit(message, text)
     if "Table does not exist" in message or "do you need to insmod" in message:
         return f"{name} failed: the kernel lacks a table, its module must be loaded on the node ({message})"
@@ -117,15 +126,20 @@ class RestoreBackend:
         """The rules in place. A legacy table that nobody uses is not looked at: looking would create it."""
         if self.name == "legacy" and not legacy_tables(family):
             return RuleSet()
-        text = self.tools.run([self.command(family, 0)])
+        text = self.save(family)
         try:
             return parse(text)
         except ValueError as e:
-            raise InitError(f"the output of {self.command(family, 0)} is not understood: {e}") from None
+            raise InitError(f"the {self.name} rules of IPv{family} as printed are not understood: {e}") from None
+
+    def save(self, family: int) -> str:
+        return self.tools.run([self.command(family, 0)])
 
     def restore(self, family: int, text: str) -> None:
-        if not text:
-            return
+        if text:
+            self.load(family, text)
+
+    def load(self, family: int, text: str) -> None:
         command = [self.command(family, 1), "--noflush"]
         legacy = self.name == "legacy"
         if legacy:
@@ -196,6 +210,8 @@ def choose(forced: str, tools: Tools, known: Mapping[int, RuleSet]) -> Choice:
     Rules are counted, not tables: an empty table proves nothing. `known` are planned rules, by family.
     """
     found = {name: b for name in ("nft", "legacy") if (b := find(name, tools))}
+    if "legacy" not in found and (forced == "legacy" or (not found and any(map(legacy_tables, FAMILIES)))):
+        found["legacy"] = without_commands(tools)
     if forced and forced not in found:
         raise InitError(f"iptables-{forced}-save and iptables-{forced}-restore are not installed")
     if not found:
@@ -206,8 +222,11 @@ def choose(forced: str, tools: Tools, known: Mapping[int, RuleSet]) -> Choice:
             have[name] = read_all(backend, known)
         except InitError as e:
             # Only a kernel without nf_tables is a reason to go on: rules that cannot be read may well be there.
-            if name == forced or len(found) == 1 or NO_NFT not in str(e):
+            if name == forced or NO_NFT not in str(e) or (len(found) == 1 and not any(map(legacy_tables, FAMILIES))):
                 raise
+    if not have:
+        found["legacy"] = without_commands(tools)
+        have["legacy"] = read_all(found["legacy"], known)
     ours = [n for n in have if any(owned(r, known.get(f, RuleSet())).count() for f, r in have[n].items())]
     if forced:
         name = forced
@@ -219,6 +238,13 @@ def choose(forced: str, tools: Tools, known: Mapping[int, RuleSet]) -> Choice:
         name = next(iter(have))
     stale = next((n for n in ours if n != name), None)
     return Choice(found[name], have[name], found[stale] if stale else None, have[stale] if stale else {})
+
+
+def without_commands(tools: Tools) -> RestoreBackend:
+    """Legacy tables through a library, for want of the commands."""
+    from init import legacy
+
+    return legacy.backend(tools)
 
 
 def read_all(backend: Backend, known: Mapping[int, RuleSet]) -> dict[int, RuleSet]:

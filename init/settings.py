@@ -5,6 +5,7 @@ from __future__ import annotations
 from init.record import record
 
 ALL = ("*",)
+LIBRARY_VARIABLES = ("XTABLES_LIBDIR", "IPTABLES_LIBDIR", "PYTHON_IPTABLES_XTABLES_VERSION")  # of python-iptables
 
 
 @record
@@ -67,4 +68,5 @@ class InitConfig:
     log_json: bool = False
     help: bool = False
     path: str = ""
+    libraries: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()

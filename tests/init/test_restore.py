@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from init import restore
+from init import legacy, restore
 from init.errors import InitError
 from init.restore import RestoreBackend, Tools, choose, explain, find, legacy_tables
 from init.rules import RuleSet
@@ -83,7 +83,10 @@ def test_no_iptables_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(restore, "SYSTEM_PATH", str(tmp_path))
     with pytest.raises(InitError, match="iptables is not installed"):
         choose("", Tools(), {})
-    with pytest.raises(InitError, match="iptables-legacy-save"):
+    with pytest.raises(InitError, match="iptables-nft-save"):
+        choose("nft", Tools(), {})
+    monkeypatch.setattr(legacy, "find_spec", lambda name: None)
+    with pytest.raises(InitError, match="python-iptables, which could, is not installed"):
         choose("legacy", Tools(), {})
 
 

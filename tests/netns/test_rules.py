@@ -41,9 +41,13 @@ def words(line: str, *more: str) -> list[str]:
     return ["" if w == "''" else w for w in line.split()] + list(more)
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(params=["nft", "legacy", "python-iptables"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What --force-iptables-binary says; python-iptables serves legacy tables where no command is found."""
+    if request.param != "python-iptables":
+        return str(request.param)
+    monkeypatch.setattr(restore.Tools, "find", lambda tools, name: None)
+    return "legacy"
 
 
 @pytest.fixture
@@ -122,7 +126,8 @@ def test_any_plan_replaces_any_other(pod: Namespace, backend: str) -> None:
             alone.append(snapshot())
             apply.cleanup(wanted)
             assert snapshot() == before
-        for first in lines:
+        slow = restore.Tools().find("ip") is None  # every step is a process of Python
+        for first in lines[1:2] if slow else lines:
             for line, expected in zip(lines, alone, strict=True):
                 apply.apply(settings(words(first, "--force-iptables-binary", backend)))
                 apply.apply(settings(words(line, "--force-iptables-binary", backend)))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from init import apply, config
+from init import apply, config, restore
 from init.errors import ValidationError
 from init.validate import validate
 from tests.fakes.netns import Namespace, original_destination
@@ -75,9 +75,13 @@ def world() -> Iterator[World]:
     made.close()
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(params=["nft", "legacy", "python-iptables"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What --force-iptables-binary says; python-iptables serves legacy tables where no command is found."""
+    if request.param != "python-iptables":
+        return str(request.param)
+    monkeypatch.setattr(restore.Tools, "find", lambda tools, name: None)
+    return "legacy"
 
 
 def test_outbound_by_user(world: World, backend: str) -> None:
