@@ -1,10 +1,10 @@
 """Certificates that somebody mounts: `file-cert:<certificate>~<key>`, `file-root:<path>`, `file-root:system`.
 
-Every subscribed name is looked at twice a second, and its content compared every few seconds whatever its times say. A
-file that is gone, half-written or does not match its key changes nothing: the last good content stays until a better
-one parses.
+A file that is gone, half-written or does not match its key changes nothing: the last good content stays until a better
+one parses. When to look is for `follow` to say.
 """
 
+import asyncio
 import hashlib
 import os
 import re
@@ -20,8 +20,6 @@ from agent.sds import resources
 
 log = logs.scope("cache")
 
-POLL = 0.5
-READ_EVERY = 10  # looks; a rewrite within the granularity of file times is found then
 MAX_SIZE = 16 << 20
 KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----[A-Za-z0-9+/=\s:,-]*?-----END \1-----")
 
@@ -134,12 +132,14 @@ class FileSecrets:
 
     def __init__(self) -> None:
         self._tracked: dict[str, _Tracked] = {}
-        self._looks = 0
+        self.touched = asyncio.Event()  # set when the names change; whoever follows the files clears it
         self.failures = 0  # num_file_secret_failures_total
 
     def track(self, name: str, files: tuple[str, ...], quiet: bool = False) -> None:
         """One more stream wants `name`. `quiet`: the files are optional until they were there once."""
-        entry = self._tracked.setdefault(name, _Tracked(files, quiet))
+        if (entry := self._tracked.get(name)) is None:
+            entry = self._tracked[name] = _Tracked(files, quiet)
+            self.touched.set()
         entry.users += 1
         if entry.content is None:
             self._refresh(name, entry)
@@ -150,6 +150,20 @@ class FileSecrets:
         entry.users -= 1
         if not entry.users:
             del self._tracked[name]
+            self.touched.set()
+
+    def names(self) -> list[str]:
+        """Every tracked name."""
+        return list(self._tracked)
+
+    def paths(self) -> list[str]:
+        """Every file of every tracked name."""
+        return [path for entry in self._tracked.values() for path in entry.files if path]
+
+    @property
+    def unsettled(self) -> bool:
+        """Some content is not what the files hold now: somebody may be in the middle of writing them."""
+        return any(e.problem and (e.content or not e.quiet) for e in self._tracked.values())
 
     def get(self, name: str) -> Content | None:
         """The last good content of a tracked name, None while there was none."""
@@ -161,10 +175,8 @@ class FileSecrets:
         entry = self._tracked.get(name)
         return entry.problem if entry else ""
 
-    def refresh(self) -> bool:
-        """Look at every tracked file; true if some content changed."""
-        self._looks += 1
-        thorough = self._looks % READ_EVERY == 0
+    def refresh(self, thorough: bool = False) -> bool:
+        """Look at every tracked file; true if some content changed. `thorough`: whatever their times say."""
         changed = False
         for name, entry in self._tracked.items():
             # A pair that did not match when it was read may have been half-way through a change.

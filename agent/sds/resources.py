@@ -38,6 +38,11 @@ def trust(name: str, roots: bytes, crl_file: str) -> bytes:
     return secret.SerializeToString()
 
 
+def is_trust(name: str) -> bool:
+    """The name stands for roots, not for a certificate with its key."""
+    return name == ROOT or file_root(name) is not None
+
+
 def file_pair(name: str) -> tuple[str, str] | None:
     """(certificate file, key file) of `file-cert:<certificate>~<key>`; None for any other name."""
     rest = name.removeprefix("file-cert:")

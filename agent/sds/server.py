@@ -15,7 +15,7 @@ from agent.errors import FatalError
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import Secret
-from agent.sds import files
+from agent.sds.follow import Follower
 from agent.sds.session import DeltaSession, Refusal, Session
 from agent.sds.store import Store
 from agent.sds.stream import Broadcast, Conversation, Delta, StateOfTheWorld
@@ -40,6 +40,7 @@ class SdsServer:
         self._recorder = recorder
         self._store = Store(config, secret)
         self._changes = Broadcast()
+        self._follower = Follower(self._store, config.debounce, self._notify)
         self._server: grpc.aio.Server | None = None
         self.rejects = 0  # pilot_total_xds_rejects{type="sds"}
 
@@ -47,6 +48,20 @@ class SdsServer:
     def streams(self) -> int:
         """Open now."""
         return len(self._changes)
+
+    @property
+    def watch_failures(self) -> int:
+        """num_file_watcher_failures_total."""
+        return self._follower.failures
+
+    @property
+    def file_failures(self) -> int:
+        """num_file_secret_failures_total."""
+        return self._store.files.failures
+
+    def report(self) -> list[dict[str, Any]]:
+        """The files that are served: JSON types, never a key."""
+        return self._store.report()
 
     async def start(self) -> None:
         """Bind the socket, mode 0666, replacing whatever a former run left there. Raises FatalError."""
@@ -74,7 +89,7 @@ class SdsServer:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follow_secret(), name="sds-secret")
-                group.create_task(self._follow_files(), name="sds-files")
+                group.create_task(self._follower.run(), name="sds-files")
                 await self._server.wait_for_termination()
         finally:
             await self.stop()
@@ -87,12 +102,6 @@ class SdsServer:
     async def _follow_secret(self) -> None:
         async for _ in self._secret.watch():
             self._notify()
-
-    async def _follow_files(self) -> None:
-        while True:
-            await asyncio.sleep(files.POLL)
-            if self._store.refresh():
-                self._notify()
 
     def _notify(self) -> None:
         self._store.forget()

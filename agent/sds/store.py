@@ -4,7 +4,10 @@ import hashlib
 import itertools
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
+from agent import certinfo
 from agent.config import SdsConfig
 from agent.latest import Latest
 from agent.model import Secret
@@ -22,11 +25,12 @@ class Store:
     def __init__(self, config: SdsConfig, secret: Latest[Secret | None]) -> None:
         self._config = config
         self._secret = secret
-        self._files = files.FileSecrets()
+        self.files = files.FileSecrets()
         self._seen: Secret | None = None  # the secret that the two digests belong to
         self._chain_digest = self._roots_digest = ""
         self._answers = itertools.count(1)
-        self._memo: dict[tuple[str, str, bool], bytes] = {}
+        self._memo: dict[object, bytes] = {}
+        self._crl_seen = self._revocations()
 
     def _paths(self, name: str) -> tuple[str, ...] | None:
         """The files that may hold a name."""
@@ -40,20 +44,33 @@ class Store:
     def subscribe(self, name: str) -> None:
         """A stream is interested in `name` from now on."""
         if found := self._paths(name):
-            self._files.track(name, found, quiet=not files.paths(name))
+            self.files.track(name, found, quiet=not files.paths(name))
 
     def unsubscribe(self, name: str) -> None:
         """The counterpart of `subscribe`."""
         if self._paths(name):
-            self._files.untrack(name)
+            self.files.untrack(name)
 
-    def refresh(self) -> bool:
+    def refresh(self, thorough: bool = False) -> bool:
         """Read the subscribed files again; true if something changed."""
-        return self._files.refresh()
+        seen, self._crl_seen = self._crl_seen, self._revocations()
+        return self.files.refresh(thorough) or seen != self._crl_seen
+
+    def paths(self) -> list[str]:
+        """The files whose changes `refresh` can see."""
+        return [*self.files.paths(), *([self._config.crl_file] if self._config.crl_enabled else [])]
+
+    def _revocations(self) -> bool:
+        """There is a revocation list that Envoy shall read."""
+        return self._config.crl_enabled and os.path.exists(self._config.crl_file)
 
     def version(self, name: str) -> str | None:
         """An opaque string that changes with the content; None while there is nothing to serve."""
-        if content := self._files.get(name):
+        found = self._content(name)
+        return f"{found}+crl" if found and resources.is_trust(name) and self._revocations() else found
+
+    def _content(self, name: str) -> str | None:
+        if content := self.files.get(name):
             return content.version
         secret = self._secret.value
         if secret is None or files.paths(name):
@@ -66,7 +83,7 @@ class Store:
     def problem(self, name: str) -> str:
         """Why a name cannot be served; "" if it can or if it only has to wait for the CA."""
         if files.paths(name):
-            return self._files.problem(name)
+            return self.files.problem(name)
         return "another server on this node has it; this one serves files only" if self._config.external else ""
 
     def hopeless(self, name: str) -> bool:
@@ -75,13 +92,37 @@ class Store:
 
     def encoded(self, name: str) -> bytes:
         """The serialized tls.v3.Secret of a name that has a version. Raises LookupError for any other."""
-        crl = self._config.crl_enabled and os.path.exists(self._config.crl_file)
-        key = (name, self.version(name) or "", crl)
+        crl = self._revocations()
+        return self.once(
+            (name, self.version(name), crl), lambda: self._encode(name, self._config.crl_file if crl else "")
+        )
+
+    def once(self, key: object, make: Callable[[], bytes]) -> bytes:
+        """`make()` for the first who wants it, the same bytes for all others: a push is encoded once."""
         if (known := self._memo.get(key)) is None:
             if len(self._memo) >= MEMO:
                 self._memo.clear()
-            known = self._memo[key] = self._encode(name, self._config.crl_file if crl else "")
+            known = self._memo[key] = make()
         return known
+
+    def report(self) -> list[dict[str, Any]]:
+        """What `remora-agent certs` says about the files that are served: JSON types, never a key."""
+        rows = []
+        for name in self.files.names():
+            content = self.files.get(name)
+            chain = certinfo.describe(content.chain) if content else []
+            rows.append(
+                {
+                    "name": name[:200],
+                    "source": "files",
+                    "files": list(self._paths(name) or ()),
+                    "certificate": chain[0] if chain else None,
+                    "issuers": chain[1:],
+                    "roots": certinfo.describe(content.roots) if content else [],
+                    "last_error": self.files.problem(name) or None,
+                }
+            )
+        return rows
 
     def stamp(self) -> str:
         """The version of one more answer, as istio's agent writes it: local time and a counter."""
@@ -93,10 +134,10 @@ class Store:
         self._memo.clear()
 
     def _encode(self, name: str, crl_file: str) -> bytes:
-        source = self._files.get(name) or (None if files.paths(name) else self._secret.value)
+        source = self.files.get(name) or (None if files.paths(name) else self._secret.value)
         if source is None:
             raise LookupError(name)
-        if name == resources.ROOT or resources.file_root(name) is not None:
+        if resources.is_trust(name):
             return resources.trust(name, source.roots, crl_file)
         return resources.key_pair(name, source.chain, source.key, self._config.key_provider)
 

@@ -48,15 +48,23 @@ class Dialect(Protocol):
     def build(self, store: Store, names: tuple[str, ...], nonce: str) -> bytes: ...
 
 
+# Envelope and resources are serialized apart and joined, as protobuf allows: the resources are the same for everybody.
+
+
 class StateOfTheWorld:
     def parse(self, raw: bytes) -> xds_pb2.Request:
         return xds_pb2.Request.FromString(raw)
 
     def build(self, store: Store, names: tuple[str, ...], nonce: str) -> bytes:
-        response = xds_pb2.Response(type_url=SECRET_TYPE, version_info=store.stamp(), nonce=nonce)
-        for name in names:
-            response.resources.add(type_url=SECRET_TYPE, value=store.encoded(name))
-        return response.SerializeToString()
+        head = xds_pb2.Response(type_url=SECRET_TYPE, version_info=store.stamp(), nonce=nonce).SerializeToString()
+
+        def body() -> bytes:
+            response = xds_pb2.Response()
+            for name in names:
+                response.resources.add(type_url=SECRET_TYPE, value=store.encoded(name))
+            return response.SerializeToString()
+
+        return head + store.once(("sotw", *((name, store.version(name)) for name in names)), body)
 
 
 class Delta:
@@ -64,12 +72,18 @@ class Delta:
         return xds_pb2.DeltaRequest.FromString(raw)
 
     def build(self, store: Store, names: tuple[str, ...], nonce: str) -> bytes:
-        response = xds_pb2.DeltaResponse(type_url=SECRET_TYPE, system_version_info=store.stamp(), nonce=nonce)
-        for name in names:
-            resource = response.resources.add(name=name, version=store.version(name) or "")
-            resource.resource.type_url = SECRET_TYPE
-            resource.resource.value = store.encoded(name)
-        return response.SerializeToString()
+        stamp = store.stamp()
+        head = xds_pb2.DeltaResponse(type_url=SECRET_TYPE, system_version_info=stamp, nonce=nonce).SerializeToString()
+
+        def body() -> bytes:
+            response = xds_pb2.DeltaResponse()
+            for name in names:
+                resource = response.resources.add(name=name, version=store.version(name) or "")
+                resource.resource.type_url = SECRET_TYPE
+                resource.resource.value = store.encoded(name)
+            return response.SerializeToString()
+
+        return head + store.once(("delta", *((name, store.version(name)) for name in names)), body)
 
 
 class Conversation:

@@ -81,6 +81,7 @@ def test_the_last_good_content_stays(pair: tuple[str, str]) -> None:
     assert not secrets.refresh()
     assert secrets.get("n") == first
     assert "PEM certificate" in secrets.problem("n")
+    assert secrets.unsettled
     os.unlink(pair[0])
     assert not secrets.refresh()
     key, cert = ROOT.workload("spiffe://x/new")
@@ -88,6 +89,7 @@ def test_the_last_good_content_stays(pair: tuple[str, str]) -> None:
     Path(pair[1]).write_bytes(key)
     assert secrets.refresh()
     assert secrets.problem("n") == ""
+    assert not secrets.unsettled
     assert secrets.failures == 2
 
 
@@ -97,15 +99,18 @@ def test_a_rewrite_that_times_do_not_show_is_found_by_content(pair: tuple[str, s
     times = os.stat(pair[0])
     Path(pair[0]).write_bytes(CERT + ROOT.pem + b"\n")
     os.utime(pair[0], ns=(times.st_atime_ns, times.st_mtime_ns))
-    looks = [secrets.refresh() for _ in range(files.READ_EVERY)]
-    assert looks.count(True) == 1
+    assert secrets.refresh(thorough=True)
+    assert not secrets.refresh(thorough=True)
 
 
 def test_a_name_is_forgotten_with_its_last_stream(pair: tuple[str, str]) -> None:
     secrets = FileSecrets()
     secrets.track("n", pair)
+    assert (secrets.names(), secrets.paths(), secrets.touched.is_set()) == (["n"], list(pair), True)
+    secrets.touched.clear()
     secrets.track("n", pair)
     secrets.untrack("n")
+    assert not secrets.touched.is_set()
     assert secrets.get("n") is not None
     secrets.untrack("n")
     assert secrets.get("n") is None
@@ -117,6 +122,7 @@ def test_optional_files_are_no_failure() -> None:
     secrets.track("default", ("/nonexistent/a", "/nonexistent/b"), quiet=True)
     assert secrets.get("default") is None
     assert secrets.failures == 0
+    assert not secrets.unsettled
 
 
 @given(st.text(max_size=40))

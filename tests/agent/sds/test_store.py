@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,3 +98,36 @@ def test_stamps_are_time_and_counter(tmp_path: Path) -> None:
     first, second = store.stamp(), store.stamp()
     assert (first.rpartition("/")[2], second.rpartition("/")[2]) == ("1", "2")
     assert first.rpartition("/")[0][10] == "T"
+
+
+def test_a_revocation_list_that_comes_or_goes_is_new_trust(tmp_path: Path) -> None:
+    store, _ = make(tmp_path)
+    assert store.paths() == [str(tmp_path / "crl")]
+    root, cert = store.version("ROOTCA"), store.version("default")
+    assert not store.refresh()
+    (tmp_path / "crl").write_text("x")
+    assert store.refresh()
+    assert not store.refresh()
+    assert store.version("ROOTCA") != root
+    assert store.version("default") == cert
+    (tmp_path / "crl").unlink()
+    assert store.refresh()
+    assert store.version("ROOTCA") == root
+    off, _ = make(tmp_path, crl_enabled=False)
+    assert off.paths() == []
+
+
+def test_the_report_tells_of_files_and_their_problems(tmp_path: Path) -> None:
+    store, _ = make(tmp_path)
+    key, cert = Root("mounted").workload("spiffe://mounted/x")
+    (tmp_path / "c.pem").write_bytes(cert)
+    (tmp_path / "k.pem").write_bytes(key)
+    name = f"file-cert:{tmp_path}/c.pem~{tmp_path}/k.pem"
+    store.subscribe(name)
+    store.subscribe("file-root:/nonexistent")
+    good, bad = store.report()
+    assert (good["name"], good["source"], good["last_error"]) == (name, "files", None)
+    assert good["certificate"]["san"] == ["spiffe://mounted/x"]
+    assert bad["files"] == ["/nonexistent"]
+    assert "cannot read /nonexistent" in bad["last_error"]
+    assert "PRIVATE" not in json.dumps([good, bad])
