@@ -17,11 +17,27 @@ VERBS = ("plan", "apply", "verify", "cleanup")
 
 
 def main() -> None:
-    """Console script `remora-init`. Told to stop, it ends as after a failure: with everything put back."""
+    """Console script `remora-init`."""
+    end_cleanly()
+    sys.exit(run(sys.argv[1:], os.environ))
+
+
+def end_cleanly() -> None:
+    """Told to stop, this process ends as after a failure: with everything put back, which nothing can interrupt."""
     import signal
 
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    sys.exit(run(sys.argv[1:], os.environ))
+    stopping = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+
+    def stop(number: int, _: object) -> None:
+        for each in stopping:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    try:
+        for each in stopping:
+            signal.signal(each, stop)
+    except ValueError:
+        return  # a thread of somebody's program, whose signals are not ours
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -71,6 +87,9 @@ def drop_in(config: InitConfig) -> int:
         for warning in outcome.warnings[len(config.warnings) :]:
             say(config, warning, level="warn")
         say(config, f"{done} ({outcome.backend})")
+        for family, rules in outcome.after.items():
+            if family == 4 or config.v6:
+                say(config, f"{'iptables' if family == 4 else 'ip6tables'}-save", *render(rules).splitlines())
     if config.validate and not config.cleanup_only and not config.dry_run:
         from init.validate import validate
 

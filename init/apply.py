@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from init import change, restore, routes
 from init.diff import Difference, diff, is_own_chain, owned
@@ -18,13 +19,15 @@ NOTHING = RuleSet()
 
 @record
 class Outcome:
-    """What a run did: `changed` tells whether anything was written, `rules` how many rules are in force."""
+    """What a run did: `changed` tells whether anything was written, `rules` how many rules of the plan are in force,
+    `after` all rules of the backend, also foreign ones, by family."""
 
     changed: bool
     backend: str
     rules: int
     differences: tuple[Difference, ...] = ()
     warnings: tuple[str, ...] = ()
+    after: Mapping[int, RuleSet] = MappingProxyType({})
 
 
 @record
@@ -98,14 +101,14 @@ def apply(config: InitConfig, *, replace: bool = True) -> Outcome:
     warnings = config.warnings + tuple(d.text for d in state.differences if d not in todo)
     count = state.plan.count()
     if not todo:
-        return Outcome(False, state.backend.name, count, state.differences, warnings)
+        return Outcome(False, state.backend.name, count, state.differences, warnings, state.choice.have)
     if not replace and occupied(state):
         raise InitError(
             f"other rules of ours are in place ({todo[0].text}): use --reconcile to replace them, nothing was changed"
         )
     wanted = {family: state.plan.of(family) for family in state.families}
-    _transact(state, wanted)
-    return Outcome(True, state.backend.name, count, state.differences, warnings)
+    after = _transact(state, wanted)
+    return Outcome(True, state.backend.name, count, state.differences, warnings, after)
 
 
 def occupied(state: State) -> bool:
@@ -117,22 +120,21 @@ def occupied(state: State) -> bool:
 def cleanup(config: InitConfig) -> Outcome:
     """Remove all that is ours from both backends, with the routes and addresses that belong to it."""
     state = look(config, clean=True)
-    if state.choice.stale is None and not any(
+    changed = state.choice.stale is not None or any(
         _has_chains(have) or owned(have, state.plan.of(f)).count() for f, have in state.choice.have.items()
-    ):
-        routes.perform(state.steps)
-        return Outcome(bool(state.steps), state.backend.name, 0)
-    _transact(state, None)
-    return Outcome(True, state.backend.name, 0, (), config.warnings)
+    )
+    after = _transact(state, None)
+    return Outcome(changed or bool(state.steps), state.backend.name, 0, (), config.warnings, after)
 
 
-def _transact(state: State, wanted: Mapping[int, RuleSet] | None) -> None:
-    """Change the rules (to `wanted`, or away) and then, or before, the routes; on any failure put everything back."""
+def _transact(state: State, wanted: Mapping[int, RuleSet] | None) -> dict[int, RuleSet]:
+    """Change the rules (to `wanted`, or away) and then, or before, the routes; on any failure put everything back.
+    Gives the rules that are in place afterwards, by family."""
     touched: list[tuple[restore.Backend, int, RuleSet]] = []
     done: list[routes.Step] = []
-    adding = [s for s in state.steps if s.add]
+    after = dict(state.choice.have)
     try:
-        done += routes.perform(adding)
+        routes.perform((s for s in state.steps if s.add), done)
         for family, have in state.choice.have.items():
             target = NOTHING if wanted is None else wanted[family]
             touched.append((state.backend, family, have))
@@ -145,27 +147,31 @@ def _transact(state: State, wanted: Mapping[int, RuleSet] | None) -> None:
                 touched.append((state.choice.stale, family, have))
                 state.choice.stale.cleanup(family, have, state.plan.of(family))
         for backend, family, have in touched:
-            _confirm(state, backend, family, have, wanted)
-        done += routes.perform(s for s in state.steps if not s.add)
+            now = _confirm(state, backend, family, have, wanted)
+            if backend is state.backend:
+                after[family] = now
+        routes.perform((s for s in state.steps if not s.add), done)
     except BaseException as e:  # also when this process is told to stop half-way
         left = _undo(state.plan, touched, done)
         if not isinstance(e, InitError):
             raise
         raise InitError(f"{e}; " + (f"and putting back failed: {left}" if left else "nothing was changed")) from None
+    return after
 
 
 def _confirm(
     state: State, backend: restore.Backend, family: int, have: RuleSet, wanted: Mapping[int, RuleSet] | None
-) -> None:
-    """Read back what was written; nothing is believed because of an exit code."""
+) -> RuleSet:
+    """Read back what was written; nothing is believed because of an exit code. Gives the rules in place."""
     planned = state.plan.of(family)
     going = wanted is None or backend is state.choice.stale
     if not (change.removal(have, planned) if going else change.transition(have, planned)):
-        return
+        return have
     now = backend.read(family)
     rest = owned(now, NOTHING).count() if going else sum(d.harmful for d in diff(planned, now))
     if rest:
         raise InitError(f"the {backend.name} rules of IPv{family} are not what was written: another program writes too")
+    return now
 
 
 def _undo(tried: Plan, touched: list[tuple[restore.Backend, int, RuleSet]], done: list[routes.Step]) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 from init import change, process
 from init.diff import owned
 from init.errors import InitError
 from init.record import record
 from init.rules import RuleSet, parse
+from init.trouble import LOCK_WAIT, explain
 
 FAMILIES = (4, 6)
-LOCK_WAIT = 30  # seconds that a legacy tool waits for the xtables lock
 COMMAND_LIMIT = 30.0  # seconds for a command, beyond that wait
 SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
 NO_NFT = "Failed to initialize nft"  # what the nft commands say on a kernel without nf_tables
@@ -76,36 +75,6 @@ class Tools:
         if code != 0:
             raise InitError(explain(name, code, err, text, self.lock_wait))
         return out
-
-
-def explain(name: str, code: int, stderr: str, text: str, lock_wait: float = LOCK_WAIT) -> str:
-    """One sentence for a command that failed: what is missing, as far as its message tells."""
-    message = " ".join(line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("#"))
-    message = message.partition(" Try `")[0]
-    if code < 0:
-        return f"{name} was killed by signal {-code}"
-    if "lock file" in message:
-        return f"{name} cannot use the xtables lock: {message}"
-    if "Permission denied" in message or "Operation not permitted" in message or "must be root" in message:
-        needed = "NET_ADMIN or NET_RAW" if "legacy" in name else "NET_ADMIN"
-        return f"{name} may not touch packet rules: the capability {needed} is missing ({message})"
-    if "lock" in message and ("held" in message or "holding" in message or "another app" in message.lower()):
-        return f"{name} waited {lock_wait:g} seconds for the xtables lock, which another program holds"
-    line = culprit(message, text)
-    if "Table does not exist" in message or "do you need to insmod" in message:
-        return f"{name} failed: the kernel lacks a table, its module must be loaded on the node ({message})"
-    if "missing kernel module" in message or "No chain/target/match" in message or "No such file" in message:
-        return f"{name} failed{line}: the kernel lacks the module for a rule ({message})"
-    return f"{name} failed with exit code {code}{line}: {message or 'no message'}"
-
-
-def culprit(message: str, text: str) -> str:
-    """The line of the input that a message blames, ready to be put into a sentence."""
-    words, lines = message.replace(":", " ").split(), text.splitlines()
-    for word, number in pairwise(words):
-        if word == "line" and number.isdigit() and 0 < int(number) <= len(lines):
-            return f" at {lines[int(number) - 1]!r}"
-    return ""
 
 
 @record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 
 from init import netlink
@@ -11,6 +12,7 @@ from init.record import record
 from init.rules import RuleSet
 
 PASSTHROUGH6 = "::6"
+UNDONE = (errno.EEXIST, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL)  # how the kernel says that it is so already
 
 
 @record
@@ -80,19 +82,21 @@ def steps(want: Routes, stale_marks: Iterable[int], *, clear6: bool) -> list[Ste
     return found
 
 
-def perform(todo: Iterable[Step]) -> list[Step]:
-    """Do the steps in order; when one fails, undo those before it and raise InitError."""
-    done: list[Step] = []
+def perform(todo: Iterable[Step], done: list[Step]) -> None:
+    """Do the steps in order, each noted in `done` before it happens: a caller that is stopped in the middle takes back
+    what may have happened. Raises InitError for one that fails, which is not noted."""
     for step in todo:
+        done.append(step)
         try:
             step.run()
         except OSError as e:
-            undo(done)
+            done.pop()
             verb = "added" if step.add else "removed"
             what = step.text().partition(" is ")[0]
-            raise InitError(f"the {what} cannot be {verb}: {e.strerror}") from None
-        done.append(step)
-    return done
+            why = e.strerror
+            if step.kind == "address" and e.errno == errno.EACCES:
+                why = "IPv6 is disabled on lo (net.ipv6.conf.lo.disable_ipv6)"
+            raise InitError(f"the {what} cannot be {verb}: {why}") from None
 
 
 def undo(done: list[Step]) -> list[str]:
@@ -102,5 +106,7 @@ def undo(done: list[Step]) -> list[str]:
         try:
             step.run(undo=True)
         except OSError as e:
+            if e.errno in UNDONE:
+                continue
             failed.append(f"{step.text().partition(' is ')[0]}: {e.strerror}")
     return failed

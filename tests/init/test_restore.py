@@ -4,7 +4,7 @@ import pytest
 
 from init import legacy, restore
 from init.errors import InitError
-from init.restore import RestoreBackend, Tools, choose, explain, find, legacy_tables
+from init.restore import RestoreBackend, Tools, choose, find, legacy_tables
 from init.rules import RuleSet
 
 SAVED = "*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -p tcp -j ACCEPT\nCOMMIT\n"
@@ -15,29 +15,6 @@ def program(folder: Path, name: str, body: str) -> str:
     path.write_text("#!/bin/sh\n" + body)
     path.chmod(0o755)
     return str(path)
-
-
-@pytest.mark.parametrize(
-    ("stderr", "words"),
-    [
-        ("(nf_tables): Could not fetch rule set generation id: Permission denied", "NET_ADMIN"),
-        ("can't initialize iptables table `nat': Table does not exist (do you need to insmod?)", "module"),
-        ("Extension owner revision 0 not supported, missing kernel module?\nline 2: RULE_APPEND failed", "module"),
-        ("iptables-restore: line 2 failed: No chain/target/match by that name.", "'second line'"),
-        ("Fatal: can't open lock file /run/xtables.lock: Permission denied", "cannot use the xtables lock"),
-        ("Another app is currently holding the xtables lock; waited (30s)", "another program holds"),
-        ("iptables-restore: line 2 failed", "'second line'"),
-        ("# Warning: iptables-legacy tables present\n", "no message"),
-    ],
-)  # fmt: skip
-def test_a_failed_command_is_one_sentence(stderr: str, words: str) -> None:
-    text = explain("iptables-restore", 1, stderr, "first line\nsecond line\n")
-    assert words in text
-    assert "\n" not in text
-
-
-def test_a_killed_command() -> None:
-    assert explain("iptables-restore", -9, "", "") == "iptables-restore was killed by signal 9"
 
 
 def test_a_command_that_hangs_is_stopped(tmp_path: Path) -> None:
