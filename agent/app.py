@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from agent import logs
@@ -83,34 +84,41 @@ class App:
         self.supervisor: Supervisor | None = None
         self.gates: list[Callable[[], Awaitable[Readiness]]] = [self.stop.readiness]
 
-    def parts(self) -> Iterator[tuple[str, Component]]:
-        """Every component of this configuration; its module is imported when it is asked for, not before."""
+    def parts(self) -> Iterator[str | tuple[str, Component]]:
+        """Every component of this configuration, with its name. A module's name before it: what it needs imported."""
         config = self.config
         yield "xds", self._xds()
         if config.envoy.enabled:
+            yield "agent.sds.server"
             from agent.sds.server import SdsServer
 
             yield "sds", SdsServer(config.sds, self.secret, self.recorder)
-        if config.identity is not None:
-            from agent.identity.manager import IdentityManager
-
-            self.identity = IdentityManager(
-                config.identity, self.secret, self.identity_ready, self.recorder, self.booted.key
-            )
-            yield "identity", self.identity
         if config.envoy.enabled:
+            yield "agent.envoy.readiness"
+            yield "agent.envoy.supervisor"
             self._supervise()
         if config.identity is not None:
             self.gates.append(self._identity_gate)
         if config.dns.enabled:
+            yield "agent.dns.server"
             from agent.dns.server import DnsServer
 
             self.gates.append(self._names_gate)
             self.dns = DnsServer(config.dns, self.names, self.recorder)
             yield "dns", self.dns
         if self.booted.status_socket is not None:
+            yield "agent.status.server"
             yield "status", self._status(self.booted.status_socket)
+        if config.identity is not None:
+            yield "agent.identity.manager"
+            from agent.identity.manager import IdentityManager
+
+            self.identity = IdentityManager(
+                config.identity, self.secret, self.identity_ready, self.recorder, self.booted.key
+            )
+            yield "identity", self.identity
         if config.guard.mode is not GuardMode.OFF:
+            yield "agent.repair.manager"
             from agent.repair.manager import RedirectGuard
 
             yield "guard", RedirectGuard(config.guard, config.environ, self.envoy, self.recorder)
@@ -196,10 +204,15 @@ class App:
         async with asyncio.TaskGroup() as group:
             services: list[asyncio.Task[None]] = []
             try:
-                for name, component in self.parts():
+                for part in self.parts():
+                    if isinstance(part, str):
+                        # Beside the loop: Envoy's first streams shall not wait for the imports of everything else.
+                        await asyncio.to_thread(import_module, part)
+                        continue
+                    name, component = part
                     await component.start()
                     services.append(group.create_task(self._serve(name, component), name=name))
-                    await asyncio.sleep(0)  # what has been started shall not wait for the next import
+                    await asyncio.sleep(0)
                 self._started()
                 status = await self._body()
             finally:

@@ -1,23 +1,24 @@
 """Nouns that more than one feature speaks about. Frozen; no protobuf, no I/O."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from agent.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Secret:
     """A workload certificate with its key and the roots it was verified against. All PEM; times are epoch seconds."""
 
     chain: bytes  # leaf first, then intermediates and root, as the CA answered
-    key: bytes = field(repr=False)
+    key: bytes
     roots: bytes  # PEM blocks, sorted and de-duplicated
     identity: str  # the SPIFFE URI of the leaf
     not_before: float
     not_after: float
     created: float  # local time of receipt: rotation is computed from it, CAs backdate not_before
     serial: str = ""
+    unshown = ("key",)
 
 
 class EnvoyPhase(Enum):
@@ -39,7 +40,7 @@ class EnvoyState:
     last_exit: str = ""  # one phrase: "killed by SIGKILL (possibly out of memory)"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Readiness:
     """The answer to one gate of /healthz/ready; `reason` is empty when ready."""
 

@@ -15,6 +15,7 @@ SHARED = {
     "agent.backoff",
     "agent.certinfo",
     "agent.config",
+    "agent.deferred",
     "agent.durations",
     "agent.errors",
     "agent.events",

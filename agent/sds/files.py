@@ -11,9 +11,6 @@ import re
 import stat
 from dataclasses import dataclass, field
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-
 from agent import logs, pem
 from agent.peer import os_bundle
 from agent.sds import resources
@@ -88,6 +85,10 @@ def _read(path: str) -> bytes:
 
 
 def _check_pair(files: tuple[str, ...], chain: bytes, key: bytes) -> None:
+    # Here, not above: most proxies mount no certificates, and this socket is on the way to every Envoy's readiness.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
     blocks = pem.certificates(chain)
     if not blocks or chain.find(b"-----BEGIN ") != chain.find(pem.BEGIN) or len(blocks) != chain.count(pem.BEGIN):
         raise Unusable(f"{files[0]} does not begin with a whole PEM certificate")
@@ -106,6 +107,9 @@ def _check_pair(files: tuple[str, ...], chain: bytes, key: bytes) -> None:
 
 
 def _roots(path: str, data: bytes) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
     good = []
     for block in pem.certificates(data):
         try:
