@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ("_pb2.py",)
-FEATURES = ("identity", "sds", "xds", "envoy", "dns", "status", "repair")
+FEATURES = ("identity", "sds", "xds", "envoy", "dns", "status", "repair", "health")
 # What every feature may use; it imports no feature.
 SHARED = {
     "agent.backoff",
@@ -53,6 +53,7 @@ CORES = {
     "agent/envoy/metadata.py",
     "agent/envoy/stats.py",
     "agent/errors.py",
+    "agent/health/decision.py",
     "agent/identity/certs.py",
     "agent/identity/credentials.py",
     "agent/identity/report.py",
