@@ -41,3 +41,7 @@ class Recorder:
     def dump(self) -> str:
         """All events as JSON lines, oldest first."""
         return "".join(json.dumps(asdict(e), separators=(",", ":")) + "\n" for e in self._ring)
+
+    def to_json(self) -> str:
+        """The page behind `remora-agent events`: {"dropped": how many are no longer here, "events": oldest first}."""
+        return json.dumps({"dropped": self.dropped, "events": [asdict(e) for e in self._ring]})

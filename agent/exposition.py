@@ -1,6 +1,7 @@
 """Which numbers of which component stand on the metrics page, under istio's names."""
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agent.latest import Latest
@@ -9,6 +10,9 @@ from agent.status.metrics import Registry, Sample
 
 if TYPE_CHECKING:
     from agent.dns.stats import DnsStats
+    from agent.identity.journal import RenewalStatus
+    from agent.identity.manager import IdentityManager
+    from agent.sds.server import SdsServer
 
 
 def certificate(registry: Registry, secret: Latest[Secret | None]) -> None:
@@ -20,6 +24,60 @@ def certificate(registry: Registry, secret: Latest[Secret | None]) -> None:
 
     what = "Time in seconds until the certificate expires; negative if it has expired."
     registry.computed("cert_expiry_seconds", "gauge", what, left)
+
+
+def identity(registry: Registry, manager: "IdentityManager") -> None:
+    """Requests to the CA under istio's names; renewals, the credential in use and the token's life under ours."""
+
+    def counter(name: str, what: str, samples: "Callable[[RenewalStatus], list[Sample]]") -> None:
+        registry.computed(name, "counter", what, lambda: [s for s in samples(manager.status.value) if s[1]])
+
+    csr = {"request_type": "csr"}
+    counter("num_outgoing_requests", "Requests for certificates.", lambda s: [(csr, s.requests)])
+    counter("num_failed_outgoing_requests", "Those without a usable answer.", lambda s: [(csr, s.failed_requests)])
+    counter("num_outgoing_retries", "Calls that were repetitions.", lambda s: [(csr, manager.retries)])
+    counter("outgoing_latency", "Milliseconds spent in requests.", lambda s: [(csr, round(s.request_seconds * 1e3, 3))])
+    counter("cert_renewals_total", "Renewals of the certificate.", lambda s: [({}, s.renewals)])
+    counter(
+        "cert_renewal_failures_total",
+        "Attempts to get a certificate that failed, by reason.",
+        lambda s: [({"reason": reason}, count) for reason, count in s.failed_by_reason],
+    )
+
+    def rotation() -> list[Sample]:
+        at = manager.status.value.next_renewal
+        return [({}, at - time.time())] if at else []
+
+    def credential() -> list[Sample]:
+        used = manager.status.value.credential
+        return [({"credential": used}, 1)] if used else []
+
+    def token() -> list[Sample]:
+        expires, _ = manager.token()
+        return [] if expires is None else [({}, expires - time.time())]
+
+    registry.computed("cert_next_rotation_seconds", "gauge", "Seconds until the next attempt to renew.", rotation)
+    registry.computed("ca_credential", "gauge", "1 for the credential that the CA accepted last.", credential)
+    registry.computed("token_expiry_seconds", "gauge", "Seconds until the token for the CA expires.", token)
+
+
+def sds(registry: Registry, server: "SdsServer") -> None:
+    """The secret server: what Envoy rejected, and trouble with mounted files."""
+    kind = {"type": "sds"}
+    rows: list[tuple[str, str, Callable[[], Sample]]] = [
+        ("num_file_watcher_failures_total", "Watches that failed.", lambda: ({}, server.watch_failures)),
+        ("num_file_secret_failures_total", "Unusable mounted files.", lambda: ({}, server.file_failures)),
+        ("pilot_total_xds_rejects", "Secrets that Envoy rejected.", lambda: (kind, server.rejects)),
+        ("pilot_xds_expired_nonce", "Requests with a nonce that is not the last one.", lambda: (kind, server.stale)),
+    ]
+    for name, what, read in rows:
+
+        def samples(read: Callable[[], Sample] = read) -> list[Sample]:
+            sample = read()
+            return [sample] if sample[1] else []
+
+        registry.computed(name, "counter", what, samples)
+    registry.computed("sds_streams", "gauge", "Open secret streams.", lambda: [({}, server.streams)])
 
 
 def envoy(registry: Registry, state: Latest[EnvoyState]) -> None:

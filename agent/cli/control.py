@@ -1,4 +1,6 @@
-"""What `quit`, `drain` and `exec` share: calls to the agent's status port on this machine."""
+"""What `quit`, `drain`, `exec`, `certs` and `events` share: calls to the agent's status port on this machine."""
+
+from typing import Any
 
 from agent.cli.flags import Flag
 from agent.cli.http import HttpError, Url, fetch
@@ -28,6 +30,24 @@ def post(port: int, path: str, timeout: float) -> None:
         raise FatalError(
             f"what listens on {target.authority} answered {path} with status {status}{': ' + detail if detail else ''}"
         )
+
+
+def get_json(port: int, path: str, timeout: float = 10.0) -> Any:
+    """What the agent answers to a question. FatalError (one sentence) if it does not."""
+    import json
+
+    target = url(port, path)
+    try:
+        status, answer = fetch("GET", target, b"", timeout)
+        if status == 200:
+            return json.loads(answer)
+    except HttpError as e:
+        raise FatalError(
+            f"the agent was not reached: {e}; it runs in this pod's network or not at all, --status-port says where"
+        ) from None
+    except ValueError:
+        raise FatalError(f"what listens on {target.authority} is no agent: its answer to {path} is not JSON") from None
+    raise FatalError(f"what listens on {target.authority} answered {path} with status {status}")
 
 
 def no_words(command: str, words: tuple[str, ...]) -> None:

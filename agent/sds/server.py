@@ -43,6 +43,7 @@ class SdsServer:
         self._follower = Follower(self._store, config.debounce, self._notify)
         self._server: grpc.aio.Server | None = None
         self.rejects = 0  # pilot_total_xds_rejects{type="sds"}
+        self.stale = 0  # pilot_xds_expired_nonce{type="sds"}
 
     @property
     def streams(self) -> int:
@@ -126,7 +127,10 @@ class SdsServer:
 
     async def _converse(self, session: Session | DeltaSession, dialect: StateOfTheWorld | Delta, context: Any) -> None:
         conversation = Conversation(session, dialect, self._store, self._changes, self._rejected)
-        refusal = await conversation.run(context)
+        try:
+            refusal = await conversation.run(context)
+        finally:
+            self.stale += session.stale
         if refusal is not None:
             log.warning("a secret stream ends: %s", refusal.message)
             await context.abort(grpc.StatusCode[refusal.code], refusal.message)

@@ -40,6 +40,7 @@ class Session:
         self._nonce = ""
         self._owed: tuple[str, ...] = ()
         self._sent: dict[str, str | None] = {}
+        self.stale = 0  # requests that answered something older than the last response
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,7 +73,9 @@ class Session:
             added = tuple(n for n in names if n not in self._names)
             self._subscribe(names)
             self._owed = tuple(n for n in self._owed if n in names) + added
-        return None  # any other nonce is stale
+        else:
+            self.stale += 1
+        return None
 
     def _subscribe(self, names: tuple[str, ...] | None) -> None:
         self._names = names
@@ -98,6 +101,7 @@ class DeltaSession:
         self._node_seen = False
         self._owed: dict[str, None] = {}  # ordered set
         self._sent: dict[str, str | None] = {}  # subscribed names; None: not sent yet
+        self.stale = 0  # this dialect answers whatever the nonce
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -27,3 +27,12 @@ def test_every_event_is_logged_with_its_fields(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.INFO, logger="agent"):
         Recorder().record("xds", "connected", "connected to the control plane", endpoint="a:15012")
     assert caplog.records[0].labels == {"component": "xds", "event": "connected", "endpoint": "a:15012"}  # type: ignore[attr-defined]
+
+
+def test_the_page_says_how_much_is_missing() -> None:
+    recorder = Recorder(size=1)
+    recorder.record("sds", "rejected", "one")
+    recorder.record("sds", "rejected", "two", names="default")
+    page = json.loads(recorder.to_json())
+    assert page["dropped"] == 1
+    assert [(e["message"], e["fields"]) for e in page["events"]] == [("two", {"names": "default"})]

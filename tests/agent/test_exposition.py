@@ -1,9 +1,17 @@
 import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from agent import exposition
+from agent.config import IdentityConfig, PeerConfig, SdsConfig
 from agent.dns.stats import DnsStats
+from agent.events import Recorder
+from agent.identity.manager import IdentityManager
 from agent.latest import Latest
-from agent.model import EnvoyPhase, EnvoyState, Secret
+from agent.model import EnvoyPhase, EnvoyState, Readiness, Secret
+from agent.sds.server import SdsServer
 from agent.status.metrics import Registry
 
 
@@ -40,3 +48,53 @@ def test_dns_numbers_appear_with_their_first_use() -> None:
     assert "istio_agent_dns_upstream_requests_total 2\n" in page
     assert "dns_upstream_failures_total" not in page
     assert 'istio_agent_dns_upstream_request_duration_seconds_bucket{le="0.005"} 1\n' in page
+
+
+def test_renewal_is_told_under_istios_names_and_ours(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("opaque")
+    peer = PeerConfig(("ca:15012",), False, "", "ca", token_file=str(tmp_path / "token"))
+    recorder = Recorder()
+    manager = IdentityManager(IdentityConfig("spiffe://a/b", peer), Latest(None), Latest(Readiness(True)), recorder)
+    registry = Registry()
+    exposition.identity(registry, manager)
+    assert registry.render() == ""
+    manager.status.set(
+        replace(
+            manager.status.value,
+            requests=3,
+            failed_requests=2,
+            request_seconds=0.25,
+            renewals=1,
+            failed_by_reason=(("unavailable", 2),),
+            credential="token",
+            next_renewal=time.time() + 100,
+        )
+    )
+    (tmp_path / "token").write_text("e30.eyJleHAiOjQxMDI0NDQ4MDB9.c2ln")
+    page = registry.render()
+    for line in (
+        'num_outgoing_requests{request_type="csr"} 3',
+        'num_failed_outgoing_requests{request_type="csr"} 2',
+        'outgoing_latency{request_type="csr"} 250',
+        "cert_renewals_total 1",
+        'cert_renewal_failures_total{reason="unavailable"} 2',
+        'ca_credential{credential="token"} 1',
+    ):
+        assert f"istio_agent_{line}\n" in page
+    values = dict(line.split() for line in page.splitlines() if not line.startswith("#"))
+    assert 90 < float(values["istio_agent_cert_next_rotation_seconds"]) <= 100
+    assert float(values["istio_agent_token_expiry_seconds"]) == pytest.approx(4102444800 - time.time(), abs=60)
+    assert "num_outgoing_retries" not in page
+
+
+def test_the_secret_servers_troubles_appear_with_the_first(tmp_path: Path) -> None:
+    server = SdsServer(SdsConfig(socket_path=str(tmp_path / "s")), Latest(None), Recorder())
+    registry = Registry()
+    exposition.sds(registry, server)
+    samples = [line for line in registry.render().splitlines() if not line.startswith("#")]
+    assert samples == ["istio_agent_sds_streams 0"]
+    server.rejects, server.stale = 2, 1
+    page = registry.render()
+    assert 'istio_agent_pilot_total_xds_rejects{type="sds"} 2\n' in page
+    assert 'istio_agent_pilot_xds_expired_nonce{type="sds"} 1\n' in page
+    assert "num_file_" not in page
