@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from init import change, restore, routes
+from init import change, netlink, restore, routes
 from init.diff import Difference, diff, is_own_chain, owned
 from init.errors import InitError
 from init.plan import Plan, plan
 from init.record import record
-from init.restore import Tools
+from init.record import replace as changed
+from init.restore import INET, Tools
 from init.rules import RuleSet
 from init.settings import InitConfig
 
@@ -38,6 +39,15 @@ class State:
     choice: restore.Choice
     differences: tuple[Difference, ...]
     steps: tuple[routes.Step, ...]
+    native: RuleSet = NOTHING  # the plan as rules of both families at once, when that is what the backend takes
+
+    def of(self, family: int) -> RuleSet:
+        """The planned rules of a family."""
+        return self.native if family == INET else self.plan.of(family)
+
+    def count(self) -> int:
+        """How many rules are planned."""
+        return sum(self.of(f).count() for f in self.families)
 
     @property
     def backend(self) -> restore.Backend:
@@ -54,30 +64,72 @@ def tools(config: InitConfig) -> Tools:
 
 def look(config: InitConfig, *, clean: bool = False) -> State:
     """Read everything and compare it with the plan. Writes nothing."""
-    if config.native:
-        raise InitError("--native-nftables is not supported: leave it out to use iptables")
     if not restore.has_capability():
         raise InitError("the capability NET_ADMIN is missing: packet rules can neither be read nor changed")
     planned = plan(config)
-    known = {4: planned.v4} | ({6: planned.v6} if planned.v6 is not None else {})
-    choice = restore.choose(config.backend, tools(config), known)
+    choice, native = choose(config, planned)
+    state = State(planned, choice, (), (), native)
     found: list[Difference] = []
     for family, have in choice.have.items():
-        found += _family(family, diff(planned.of(family), have))
-    for rules in choice.stale_have.values():
-        count = owned(rules, NOTHING).count()
-        if count:
-            name = choice.stale.name if choice.stale else ""
-            found.append(Difference("stale-backend", f"{count} rules of ours are in the {name} tables too"))
-    everything = [*choice.have.items(), *choice.stale_have.items()]
+        found += differences(family, state.of(family), have)
+    found += [Difference("foreign-ahead", text) for text in netlink.ahead(netlink.nft_chains(), native=config.native)]
+    everything = list(choice.have.items())
+    for place in choice.stale:
+        everything += place.have.items()
+        count = sum(ours(family, have) for family, have in place.have.items())
+        found.append(Difference("stale-backend", f"{count} rules of ours are in the {place.backend.name} tables too"))
     marks = {m for _, have in everything for m in routes.marks(have)}
-    own6 = any(f == 6 and _has_chains(have) for f, have in everything)
+    own6 = any(_has_six(family, have) for family, have in everything)
     want = planned.routes
     if clean:
         want = type(want)(want.mark, want.table)
     steps = tuple(routes.steps(want, marks, clear6=clean or own6))
     found += [Difference("route", step.text()) for step in steps]
-    return State(planned, choice, tuple(found), steps)
+    return changed(state, differences=tuple(found), steps=steps)
+
+
+def choose(config: InitConfig, planned: Plan) -> tuple[restore.Choice, RuleSet]:
+    """The backend, and the plan for it when it keeps both families in one."""
+    run = tools(config)
+    if config.native:
+        from init import nft, nftrules
+
+        return nft.choose(run), nftrules.native(planned)
+    known = {4: planned.v4} | ({6: planned.v6} if planned.v6 is not None else {})
+    choice = restore.choose(config.backend, run, known)
+    if netlink.own_tables():
+        from init import nft
+
+        choice = changed(choice, stale=(*choice.stale, nft.leftover(run)))
+    return choice, NOTHING
+
+
+def differences(family: int, want: RuleSet, have: RuleSet) -> list[Difference]:
+    """How the rules of a family deviate from the planned ones."""
+    if family == INET:
+        from init import nftrules
+
+        return nftrules.diff(want, have)
+    return _family(family, diff(want, have))
+
+
+def ours(family: int, have: RuleSet, known: RuleSet = NOTHING) -> int:
+    """How many rules are ours; all in native tables are."""
+    return have.count() if family == INET else owned(have, known).count()
+
+
+def moves(family: int, have: RuleSet, want: RuleSet | None, known: RuleSet) -> bool:
+    """Whether anything is written to get from `have` to `want`, or to remove all that is ours."""
+    if family == INET:
+        return have != (want or NOTHING)
+    return bool(change.removal(have, known) if want is None else change.transition(have, want))
+
+
+def _has_six(family: int, rules: RuleSet) -> bool:
+    """Whether these are rules of ours for IPv6."""
+    if family == INET:
+        return any(r.source == routes.PASSTHROUGH6 + "/128" for _, _, r in rules.each())
+    return family == 6 and _has_chains(rules)
 
 
 def _has_chains(rules: RuleSet) -> bool:
@@ -99,32 +151,30 @@ def apply(config: InitConfig, *, replace: bool = True) -> Outcome:
     state = look(config)
     todo = [d for d in state.differences if d.harmful or (replace and d.kind == "leftover")]
     warnings = config.warnings + tuple(d.text for d in state.differences if d not in todo)
-    count = state.plan.count()
+    count = state.count()
     if not todo:
         return Outcome(False, state.backend.name, count, state.differences, warnings, state.choice.have)
-    if not replace and occupied(state):
+    if not replace and not config.native and occupied(state):
         raise InitError(
             f"other rules of ours are in place ({todo[0].text}): use --reconcile to replace them, nothing was changed"
         )
-    wanted = {family: state.plan.of(family) for family in state.families}
+    wanted = {family: state.of(family) for family in state.families}
     after = _transact(state, wanted)
     return Outcome(True, state.backend.name, count, state.differences, warnings, after)
 
 
 def occupied(state: State) -> bool:
-    """Whether rules of ours are there already, in any family or backend."""
-    everything = [*state.choice.have.values(), *state.choice.stale_have.values()]
-    return any(owned(have, NOTHING).count() for have in everything)
+    """Whether rules of ours are in iptables already, in any family or backend."""
+    everything = [state.choice.have, *(place.have for place in state.choice.stale)]
+    return any(family != INET and ours(family, rules) for have in everything for family, rules in have.items())
 
 
 def cleanup(config: InitConfig) -> Outcome:
-    """Remove all that is ours from both backends, with the routes and addresses that belong to it."""
+    """Remove all that is ours from every backend, with the routes and addresses that belong to it."""
     state = look(config, clean=True)
-    changed = state.choice.stale is not None or any(
-        _has_chains(have) or owned(have, state.plan.of(f)).count() for f, have in state.choice.have.items()
-    )
+    there = bool(state.choice.stale) or any(moves(f, have, None, state.of(f)) for f, have in state.choice.have.items())
     after = _transact(state, None)
-    return Outcome(changed or bool(state.steps), state.backend.name, 0, (), config.warnings, after)
+    return Outcome(there or bool(state.steps), state.backend.name, 0, (), config.warnings, after)
 
 
 def _transact(state: State, wanted: Mapping[int, RuleSet] | None) -> dict[int, RuleSet]:
@@ -139,20 +189,20 @@ def _transact(state: State, wanted: Mapping[int, RuleSet] | None) -> dict[int, R
             target = NOTHING if wanted is None else wanted[family]
             touched.append((state.backend, family, have))
             if wanted is None:
-                state.backend.cleanup(family, have, state.plan.of(family))
+                state.backend.cleanup(family, have, state.of(family))
             else:
                 state.backend.apply(family, target, have)
-        for family, have in state.choice.stale_have.items():
-            if state.choice.stale is not None:
-                touched.append((state.choice.stale, family, have))
-                state.choice.stale.cleanup(family, have, state.plan.of(family))
+        for place in state.choice.stale:
+            for family, have in place.have.items():
+                touched.append((place.backend, family, have))
+                place.backend.cleanup(family, have, state.of(family))
         for backend, family, have in touched:
             now = _confirm(state, backend, family, have, wanted)
             if backend is state.backend:
                 after[family] = now
         routes.perform((s for s in state.steps if not s.add), done)
     except BaseException as e:  # also when this process is told to stop half-way
-        left = _undo(state.plan, touched, done)
+        left = _undo(state, touched, done)
         if not isinstance(e, InitError):
             raise
         raise InitError(f"{e}; " + (f"and putting back failed: {left}" if left else "nothing was changed")) from None
@@ -163,18 +213,19 @@ def _confirm(
     state: State, backend: restore.Backend, family: int, have: RuleSet, wanted: Mapping[int, RuleSet] | None
 ) -> RuleSet:
     """Read back what was written; nothing is believed because of an exit code. Gives the rules in place."""
-    planned = state.plan.of(family)
-    going = wanted is None or backend is state.choice.stale
-    if not (change.removal(have, planned) if going else change.transition(have, planned)):
+    planned = state.of(family)
+    want = planned if wanted is not None and backend is state.backend else None
+    if not moves(family, have, want, planned):
         return have
     now = backend.read(family)
-    rest = owned(now, NOTHING).count() if going else sum(d.harmful for d in diff(planned, now))
+    rest = ours(family, now) if want is None else sum(d.harmful for d in differences(family, want, now))
     if rest:
-        raise InitError(f"the {backend.name} rules of IPv{family} are not what was written: another program writes too")
+        what = f"of IPv{family} " if family != INET else ""
+        raise InitError(f"the {backend.name} rules {what}are not what was written: another program writes too")
     return now
 
 
-def _undo(tried: Plan, touched: list[tuple[restore.Backend, int, RuleSet]], done: list[routes.Step]) -> str:
+def _undo(tried: State, touched: list[tuple[restore.Backend, int, RuleSet]], done: list[routes.Step]) -> str:
     """Bring back the state before; the answer names what could not be brought back."""
     failed = []
     for backend, family, before in reversed(touched):

@@ -117,21 +117,29 @@ def _chain(where: str, planned: Table, there: Table, chain: str, *, exists: bool
             return [Difference("missing", f"{where}: the chain does not exist")]
         if exists and not wanted:
             return [Difference("unexpected", f"{where}: the chain is not part of the plan")]
+    found = compare(where, want, got, kept=_interface)
+    spared = {f"{where}: {r.text()}" for r in got if _interface(r)} if not is_own_chain(chain) else set()
+    return [Difference("leftover", d.text) if d.kind == "unexpected" and d.text in spared else d for d in found]
+
+
+def compare(
+    where: str,
+    want: tuple[Rule, ...],
+    got: tuple[Rule, ...],
+    text: Callable[[Rule], str] = Rule.text,
+    kept: Callable[[Rule], bool] = lambda rule: False,
+) -> list[Difference]:
+    """Two lists of rules; `text` spells a rule, and one that may be `kept` counts as added, not as changed."""
     if want == got:
         return []
     wants, gets = Counter(want), Counter(got)
     lost, extra = wants - gets, gets - wants
     if not lost and not extra:
         return [Difference("reordered", f"{where}: the rules are in another order")]
-    if len(want) == len(got) and len(lost) == len(extra) == 1 and not _interface(next(iter(extra))):
-        return [Difference("changed", f"{where}: {next(iter(extra)).text()} stands for {next(iter(lost)).text()}")]
-    found = [Difference("missing", f"{where}: {r.text()}") for r in lost]
-    for rule in extra:
-        kind = "duplicate" if rule in wants else "unexpected"
-        if kind == "unexpected" and _interface(rule) and not is_own_chain(chain):
-            kind = "leftover"
-        found.append(Difference(kind, f"{where}: {rule.text()}"))
-    return found
+    if len(want) == len(got) and len(lost) == len(extra) == 1 and not kept(next(iter(extra))):
+        return [Difference("changed", f"{where}: {text(next(iter(extra)))} stands for {text(next(iter(lost)))}")]
+    found = [Difference("missing", f"{where}: {text(r)}") for r in lost]
+    return found + [Difference("duplicate" if r in wants else "unexpected", f"{where}: {text(r)}") for r in extra]
 
 
 def _ahead(table: str, chain: str, planned: Table, have: RuleSet, own: Owner) -> list[Difference]:

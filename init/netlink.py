@@ -1,4 +1,4 @@
-"""Addresses, policy rules and routes through rtnetlink, without a process or a library."""
+"""Addresses, policy rules, routes, and the names in nftables, through netlink, without a process or a library."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from init.errors import InitError
+from init.record import record
+from init.settings import NATIVE
 
 NEWADDR, DELADDR, GETADDR = 20, 21, 22
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 NEWRULE, DELRULE, GETRULE = 32, 33, 34
 REQUEST, ACK, EXCL, CREATE, DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
 ERROR, DONE = 2, 3
+ROUTE, NETFILTER = 0, 12  # protocols of netlink sockets
+GETTABLE, GETCHAIN = 0xA01, 0xA04  # of nftables
+NFT_FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
+HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
+NO_NFTABLES = (errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP)  # how a kernel without them answers
+NAT = -100  # the priority of destination translation, of iptables and of our native chains
 LO = 1  # the index of the loopback interface in every network namespace
 
 
@@ -38,9 +46,9 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def _talk(kind: int, flags: int, body: bytes) -> Iterator[bytes]:
+def _talk(kind: int, flags: int, body: bytes, protocol: int = ROUTE) -> Iterator[bytes]:
     """Send one request, yield the payload of every answer. Raises OSError with what the kernel answers."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as s:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as s:
         s.settimeout(5)
         s.sendto(struct.pack("=IHHII", 16 + len(body), kind, REQUEST | flags, 1, 0) + body, (0, 0))
         while True:
@@ -126,3 +134,72 @@ def change_address(address: str, *, add: bool) -> None:
     raw = socket.inet_pton(socket.AF_INET6, address)
     body = struct.pack("=BBBBI", socket.AF_INET6, 128, 0, 0, LO) + attribute(2, raw) + attribute(1, raw)
     list(_talk(NEWADDR if add else DELADDR, ACK | (CREATE | EXCL if add else 0), body))
+
+
+@record
+class NftChain:
+    """A chain of nftables; only a base chain has a hook, a type and a priority. `uses` counts its rules and jumps."""
+
+    family: str
+    table: str
+    name: str
+    hook: str
+    kind: str
+    priority: int
+    uses: int
+
+
+def nft_tables() -> list[tuple[str, str]] | None:
+    """(family, name) of every table of nftables; None when the kernel has none."""
+    answers = _nft_dump(GETTABLE)
+    if answers is None:
+        return None
+    return [(NFT_FAMILIES.get(d[0], "?"), _text(attributes(d[4:]), 1)) for d in answers]
+
+
+def nft_chains() -> list[NftChain]:
+    """Every chain of nftables."""
+    found = []
+    for data in _nft_dump(GETCHAIN) or ():
+        given = attributes(data[4:])
+        hook = attributes(given.get(4, b""))
+        number = struct.unpack("!I", hook[1])[0] if 1 in hook else -1
+        priority = struct.unpack("!i", hook.get(2, bytes(4)))[0]
+        uses = struct.unpack("!I", given.get(6, bytes(4)))[0]
+        names = NFT_FAMILIES.get(data[0], "?"), _text(given, 1), _text(given, 3)
+        found.append(NftChain(*names, HOOKS.get(number, ""), _text(given, 7), priority, uses))
+    return found
+
+
+def _nft_dump(kind: int) -> list[bytes] | None:
+    try:
+        return list(_talk(kind, DUMP, bytes(4), NETFILTER))
+    except OSError as e:
+        if e.errno in NO_NFTABLES:
+            return None
+        raise InitError(f"the kernel does not list the tables of nftables: {e.strerror or e}") from None
+
+
+def _text(given: dict[int, bytes], kind: int) -> str:
+    return given.get(kind, b"").rstrip(b"\0").decode(errors="replace")
+
+
+def own_tables() -> list[str]:
+    """The names of our tables of native rules that exist."""
+    there = nft_tables() or ()
+    return [name for family, name in there if family == "inet" and name.startswith(NATIVE)]
+
+
+def ahead(chains: Sequence[NftChain], *, native: bool) -> list[str]:
+    """Chains of others that translate destinations before our rules are asked, one phrase each.
+
+    At equal priority the chain that was registered last comes first, which nobody can tell from outside.
+    """
+    found = []
+    for c in chains:
+        if c.kind != "nat" or c.hook not in ("prerouting", "output") or not c.uses or c.table.startswith(NATIVE):
+            continue
+        if c.priority < NAT or (native and c.priority == NAT):
+            may = "decides" if c.priority < NAT else "may decide"
+            found.append(f"chain {c.name} of table {c.family} {c.table} {may} about destinations before our rules")
+    return found

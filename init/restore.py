@@ -13,6 +13,7 @@ from init.rules import RuleSet, parse
 from init.trouble import LOCK_WAIT, explain
 
 FAMILIES = (4, 6)
+INET = 0  # stands for both families where a backend keeps them in one set of rules
 COMMAND_LIMIT = 30.0  # seconds for a command, beyond that wait
 SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
 NO_NFT = "Failed to initialize nft"  # what the nft commands say on a kernel without nf_tables
@@ -164,13 +165,20 @@ def kind(command: str, tools: Tools) -> str:
 
 
 @record
-class Choice:
-    """The backend to program with what it holds now, and the other one when it holds something of ours."""
+class Place:
+    """A backend and what it holds now, by family."""
 
     backend: Backend
     have: Mapping[int, RuleSet]
-    stale: Backend | None
-    stale_have: Mapping[int, RuleSet]
+
+
+@record
+class Choice:
+    """The backend to program with what it holds now, and others that hold something of ours."""
+
+    backend: Backend
+    have: Mapping[int, RuleSet]
+    stale: tuple[Place, ...] = ()
 
 
 def choose(forced: str, tools: Tools, known: Mapping[int, RuleSet]) -> Choice:
@@ -205,8 +213,7 @@ def choose(forced: str, tools: Tools, known: Mapping[int, RuleSet]) -> Choice:
         name = "legacy"
     else:
         name = next(iter(have))
-    stale = next((n for n in ours if n != name), None)
-    return Choice(found[name], have[name], found[stale] if stale else None, have[stale] if stale else {})
+    return Choice(found[name], have[name], tuple(Place(found[n], have[n]) for n in ours if n != name))
 
 
 def without_commands(tools: Tools) -> RestoreBackend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from init.record import record
 
 ALL = ("*",)
+NATIVE = "istio-proxy-"  # how the names of our nftables tables begin
 LIBRARY_VARIABLES = ("XTABLES_LIBDIR", "IPTABLES_LIBDIR", "PYTHON_IPTABLES_XTABLES_VERSION")  # of python-iptables
 
 

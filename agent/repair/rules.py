@@ -76,7 +76,7 @@ class PlannedRules:
         except (InitError, OSError) as error:
             raise AttemptError("verify", str(error)) from error
         found = state.differences
-        if not found:
+        if not found and not self._config.native:
             # Once everything is flushed nothing tells any more which backend it was in.
             self._config = replace(self._config, backend=state.backend.name)
         return Findings(

@@ -2,6 +2,11 @@ import pytest
 
 from init import apply, restore
 from init.errors import InitError
+from init.nft import NftBackend
+from init.nftrules import native
+from init.plan import plan
+from init.restore import INET, Tools
+from init.rules import RuleSet
 from init.settings import InitConfig
 
 
@@ -11,9 +16,15 @@ def test_without_the_capability_nothing_is_tried(monkeypatch: pytest.MonkeyPatch
         apply.verify(InitConfig(path="/nowhere"))
 
 
-def test_native_tables_are_refused_before_anything_is_read() -> None:
-    with pytest.raises(InitError, match="--native-nftables"):
-        apply.apply(InitConfig(native=True))
+def test_native_rules_are_planned_for_both_families_at_once() -> None:
+    config = InitConfig(native=True, v6=True)
+    planned = plan(config)
+    state = apply.State(
+        planned, restore.Choice(NftBackend("nftables", Tools()), {INET: RuleSet()}), (), (), native(planned)
+    )
+    assert state.of(INET) == native(planned)
+    assert state.of(6) == planned.v6
+    assert state.count() == native(planned).count() < planned.count()
 
 
 def test_the_lock_of_a_pod_is_its_namespace_file() -> None:
