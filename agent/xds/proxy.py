@@ -20,6 +20,7 @@ from agent.model import XdsStatus
 from agent.xds import wire
 from agent.xds.ending import AGENT, ENVOY, Ending, Kind
 from agent.xds.heap import HeapTrimmer, tune
+from agent.xds.keeper import CacheReport, Keeper
 from agent.xds.session import Announcement
 from agent.xds.stream import Envoy, Handler, Stream
 from agent.xds.wire import Flavour
@@ -59,6 +60,7 @@ class XdsProxy:
         self._status = status
         self._recorder = recorder
         self._announcements = announcements or Latest(())
+        self._keeper = Keeper(config.cache, status, recorder)
         self._trimmer = HeapTrimmer()
         self._current: Stream | None = None
         self._serving: set[asyncio.Task[object]] = set()  # handlers, replaced ones included
@@ -78,16 +80,32 @@ class XdsProxy:
         except (OSError, RuntimeError) as e:
             reason = f"{e.filename or path}: {e.strerror}" if isinstance(e, OSError) else _bind_reason(path)
             raise FatalError(f"cannot serve Envoy's configuration on the unix socket {path}: {reason}") from e
+        self._restore(self._keeper.start())
         await server.start()
         self._server = server
+
+    def _restore(self, names: bytes | None) -> None:
+        """Let the DNS server have the name table of an earlier run; the control plane's own replaces it."""
+        take = self._handlers.get(wire.NAME_TABLE)
+        if names is not None and take is not None:
+            try:
+                take(names)
+            except ValueError as e:
+                log.warning("the saved name table is ignored: %s", e)
+
+    def cache(self) -> CacheReport:
+        """What is kept for an outage, in numbers."""
+        return self._keeper.report()
 
     async def run(self) -> None:
         """Serve until cancelled. `start` comes first."""
         if self._server is None:
             raise RuntimeError("start() has not been called")
         try:
-            await self._trimmer.run()
-            await self._server.wait_for_termination()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._trimmer.run(), name="xds trimmer")
+                group.create_task(self._keeper.run(), name="xds cache")
+                await self._server.wait_for_termination()
         finally:
             await self._server.stop(grace=0)
             # The server cancels its handlers but does not wait until they have closed their connections.
@@ -108,6 +126,7 @@ class XdsProxy:
             self._recorder,
             connected=lambda address: self._connected(stream, address),
             relayed=self._trimmer.note,
+            keeper=self._keeper if self._config.cache.enabled else None,
         )
         if self._current:
             self._current.end(Ending(by=AGENT))

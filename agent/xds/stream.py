@@ -1,7 +1,9 @@
 """One Envoy stream at work: frames move between Envoy, the session core and the control plane until one side ends."""
 
 import asyncio
+import itertools
 import logging
+import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,13 +13,18 @@ import grpc
 import grpc.aio
 
 from agent import logs
+from agent.backoff import Backoff
 from agent.config import XdsConfig
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.xds.ending import AGENT, ENVOY, Ending
+from agent.xds.keeper import Keeper
 from agent.xds.session import Announcement, Apply, Dropped, Refused, Session, ToEnvoy, ToPlane
+from agent.xds.slices import asked
+from agent.xds.standin import StandIn
+from agent.xds.tracker import Tracker
 from agent.xds.upstream import Outbox, Upstream
-from agent.xds.wire import EnvelopeError, Flavour
+from agent.xds.wire import NAME_TABLE, EnvelopeError, Flavour, response_head
 
 log = logs.scope("xdsproxy")
 
@@ -37,6 +44,8 @@ class Envoy(Protocol):
 _GONE = (grpc.aio.BaseError, asyncio.InvalidStateError)
 
 SLOW_SEND = 10.0  # seconds after which a send that Envoy does not take is worth a line
+
+RETRY = Backoff(initial=0.1, cap=5.0, jitter=0.5)  # of the control plane, while the cache stands in for it
 
 
 @contextmanager
@@ -63,6 +72,7 @@ class Stream:
         recorder: Recorder,
         connected: Callable[[str], None],
         relayed: Callable[[int], None],
+        keeper: Keeper | None = None,
     ) -> None:
         self._handlers = handlers
         self._announcements = announcements
@@ -74,6 +84,10 @@ class Stream:
         self._config = config
         self._flavour = flavour
         self._connected = connected
+        self._keeper = keeper
+        self._tracker: Tracker | None = keeper.tracker(flavour) if keeper else None
+        self._standin: StandIn | None = None
+        self._live = False  # the control plane has answered
 
     def end(self, ending: Ending) -> None:
         """The first ending counts."""
@@ -87,7 +101,7 @@ class Stream:
             self._flavour,
             self._outbox,
             lambda frame: self._deliver(envoy, frame),
-            self._connected,
+            self._on_connected,
         )
         with _no_cycle():
             async with asyncio.TaskGroup() as group:
@@ -96,15 +110,63 @@ class Stream:
                     group.create_task(self._announce(), name="xds announcements"),
                     group.create_task(self._requests(envoy), name="xds requests from Envoy"),
                 ]
+                if self._keeper:
+                    self._standin = StandIn(self._keeper, self._flavour, lambda frame: self._send(envoy, frame))
+                    tasks.append(group.create_task(self._standin.run(), name="xds responses from the cache"))
+                    tasks.append(group.create_task(self._lose_patience(self._keeper.after), name="xds patience"))
                 try:
                     return await self._ended
                 finally:
                     for task in tasks:
                         task.cancel()
+                    if self._keeper and self._tracker:
+                        self._keeper.ended(self._tracker)
 
     async def _converse(self, upstream: Upstream) -> None:
+        """Until the control plane has answered and ended; as long as the cache stands in for it, again and again."""
         with _no_cycle():
-            self.end(await upstream.run())
+            for attempt in itertools.count():
+                ending = await upstream.run()
+                if self._live or not self._stand_in(str(ending)):
+                    self.end(ending)
+                    return
+                self._outbox.rewind()
+                await asyncio.sleep(RETRY.delay(attempt, random.random()))
+
+    async def _lose_patience(self, after: float) -> None:
+        await asyncio.sleep(after)
+        if not self._live:
+            self._stand_in(f"the control plane has not answered for {after:g} s")
+
+    def _stand_in(self, cause: str) -> bool:
+        """Let the cache answer Envoy from now on; False if it cannot."""
+        if self._standin is None or not self._standin.begin(cause):
+            return False
+        if self._standin.committed:
+            self._outbox.keep_first()
+        return True
+
+    def _on_connected(self, address: str) -> None:
+        if not self._standing_in:
+            self._connected(address)
+
+    @property
+    def _standing_in(self) -> bool:
+        """Whether Envoy has resources from the cache that the control plane does not know of."""
+        return self._standin is not None and self._standin.committed
+
+    def _goes_live(self) -> bool:
+        """The control plane answers. What it does not know Envoy to hold it would never withdraw: Envoy has to tell it,
+        which it does at the start of a stream, and so its stream ends. Envoy keeps everything meanwhile.
+        """
+        if self._standing_in:
+            self.end(Ending(message="The control plane answers again: Envoy is sent to it.", by=AGENT))
+            return False
+        self._live = True
+        if self._standin and self._keeper and self._tracker:
+            self._standin.over()
+            self._keeper.live(self._tracker)
+        return True
 
     async def _requests(self, envoy: Envoy) -> None:
         """Never waits for the control plane."""
@@ -112,16 +174,34 @@ class Stream:
             while (frame := await envoy.read()) is not grpc.aio.EOF:
                 self._relayed(len(frame))
                 for action in self._session.request(frame):
-                    if isinstance(action, ToPlane):
-                        self._outbox.put(action.frame)
-                    else:
+                    if isinstance(action, Refused):
                         self._report(action)
+                    elif not self._standing_in:
+                        self._outbox.put(action.frame)
+                self._observe(frame)
                 del frame, action
         except _GONE:
             self.end(Ending("CANCELLED", by=ENVOY))
         except EnvelopeError:
             self.end(Ending("INVALID_ARGUMENT", "Envoy sent bytes that are not a discovery request", by=AGENT))
         self.end(Ending(by=ENVOY))
+
+    def _observe(self, frame: bytes) -> None:
+        """Let the cache see what Envoy asks, accepts and refuses."""
+        if self._keeper is None or self._tracker is None or self._standin is None or self._keeper.cache.off:
+            return
+        try:
+            request = asked(self._flavour, frame)
+        except EnvelopeError as e:  # the control plane's to judge
+            log.debug("the cache does not understand a request: %s", e)
+            return
+        committed = self._standin.committed
+        self._tracker.request(request)
+        self._standin.request(request)
+        if self._standin.committed and not committed:
+            self._outbox.keep_first()
+        if request.nonce:
+            self._keeper.noticed()
 
     def _report(self, refused: Refused) -> None:
         self._recorder.record(
@@ -134,22 +214,28 @@ class Stream:
 
     async def _deliver(self, envoy: Envoy, frame: bytes) -> None:
         self._relayed(len(frame))
+        if not (self._live or self._goes_live()):
+            return
         action = self._session.response(frame)
         if isinstance(action, ToEnvoy):
-            size, type_url = len(frame), action.type_url
-            slow = asyncio.get_running_loop().call_later(
-                SLOW_SEND, log.warning, "Envoy has not taken a response of %d bytes (%s) for 10 s", size, type_url
-            )
-            try:
-                await envoy.write(frame)
-            except _GONE:
-                self.end(Ending("CANCELLED", by=ENVOY))
-            finally:
-                slow.cancel()
+            if self._tracker:
+                self._tracker.response(response_head(self._flavour, frame), frame)
+            await self._send(envoy, frame)
         elif isinstance(action, Apply):
             self._outbox.put(self._apply(action).frame)
         else:
             self._drop(action)
+
+    async def _send(self, envoy: Envoy, frame: bytes) -> None:
+        slow = asyncio.get_running_loop().call_later(
+            SLOW_SEND, log.warning, "Envoy has not taken a response of %d bytes for 10 s", len(frame)
+        )
+        try:
+            await envoy.write(frame)
+        except _GONE:
+            self.end(Ending("CANCELLED", by=ENVOY))
+        finally:
+            slow.cancel()
 
     def _apply(self, action: Apply) -> ToPlane:
         """Let the owner have it; the result is the ACK or the NACK."""
@@ -157,6 +243,8 @@ class Stream:
         if not error:
             try:
                 self._handlers[action.head.type_url](action.value)
+                if self._keeper and action.head.type_url == NAME_TABLE:
+                    self._keeper.took_names(action.value)
             except ValueError as e:
                 error = str(e) or "refused"
         if error:

@@ -50,6 +50,12 @@ class Outbox:
             self._unanswered.clear()
             self._filled.set()
 
+    def keep_first(self) -> None:
+        """Whatever comes back needs no more than the first frame to show that it answers."""
+        self.rewind()
+        while len(self._waiting) > 1:
+            self._waiting.pop()
+
     def __len__(self) -> int:
         return len(self._waiting)
 
