@@ -14,7 +14,12 @@ COMMANDS = {
     "exec": ("agent.cli.exec", "run a job's command once the proxy is ready, end the agent after it: exec -- CMD"),
     "quit": ("agent.cli.quit", "end the agent of this pod at once, without draining"),
     "drain": ("agent.cli.drain", "let the Envoy of this pod drain its listeners"),
+    "certs": ("agent.cli.certs", "show the certificates of the running agent and when they are renewed"),
+    "events": ("agent.cli.events", "show what the running agent remembers of its last state changes"),
+    "config": ("agent.cli.config", "show every setting and its source, or check them without starting: show | check"),
+    "log": ("agent.cli.log", "change the running agent's log level for a while: log LEVEL|SCOPE:LEVEL [--for 5m]"),
     "version": ("agent.cli.version", "print the version"),
+    "completion": ("agent.cli.completion", "print a completion script for bash, zsh or fish"),
     "istio-iptables": ("agent.cli.rules", "write, verify or remove the redirect rules (see remora-init --help)"),
     "lab": ("agent.lab.cli", "a mesh on one machine: demo, up, plane, ca (see lab --help)"),
 }
@@ -35,18 +40,28 @@ def usage(program: str) -> str:
 
 def split_command(argv: Sequence[str]) -> tuple[str, list[str]]:
     """The command and its arguments. Flags ahead of the command belong to it; unknown ones are its to judge."""
+    from agent.cli.flags import LOG_FLAGS
+
+    valued = {f"--{flag.name}" for flag in LOG_FLAGS if flag.kind != "bool"}
+    skip = False
     for i, word in enumerate(argv):
-        if word in COMMANDS:
-            return word, [*argv[i + 1 :], *argv[:i]]
-        if not word.startswith("-"):
+        if skip or (word.startswith("-") and word != "-"):
+            skip = not skip and word in valued
+        elif word in COMMANDS or word == "help":
+            return word, [*argv[:i], *argv[i + 1 :]]
+        else:
             return word, []
-    return ("help", []) if not argv or argv[0] in ("-h", "--help") else (argv[0], [])
+    if "--version" in argv:
+        return "version", []
+    return ("help", []) if not argv or {"-h", "--help"} & set(argv) else (argv[0], [])
 
 
 def dispatch(program: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run one command; its RemoraError becomes one sentence on stderr and its exit status."""
     command, rest = split_command(argv)
-    if command in ("help", "-h", "--help"):
+    if command == "help" and rest and rest[0] in COMMANDS:
+        command, rest = rest[0], ["--help"]
+    elif command == "help":
         print(usage(program), end="")
         return 0
     if command not in COMMANDS:

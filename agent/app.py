@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from agent import logs
 from agent.boot import Boot
-from agent.config import AgentConfig, GuardMode
+from agent.config import AgentConfig, GuardMode, HealthConfig
 from agent.envoy.stop import StopSignal
 from agent.errors import FatalError, RemoraError
 from agent.events import Recorder
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from agent.dns.server import DnsServer
     from agent.envoy.supervisor import Supervisor
     from agent.identity.manager import IdentityManager
+    from agent.sds.server import SdsServer
+    from agent.status.metrics import Registry
+    from agent.xds.session import Announcement
 
 log = logs.scope("default")
 
@@ -43,9 +46,11 @@ class Component(Protocol):
 
 def serve(booted: Boot, began: float) -> int:
     """Run the event loop until Envoy is gone for good; returns the status. `began`: monotonic time of the start."""
+    app = App(booted, began)
     try:
-        return asyncio.run(App(booted, began).run())
+        return asyncio.run(app.run())
     except BaseExceptionGroup as group:
+        app.dump("a fatal error")
         raise sentence(group) from group
 
 
@@ -79,8 +84,12 @@ class App:
         self.envoy = Latest(EnvoyState(EnvoyPhase.STOPPED))
         self.xds_status = Latest(XdsStatus())
         self.names: Latest[Mapping[str, NameInfo] | None] = Latest(None)
+        self.announcements: Latest[tuple[Announcement, ...]] = Latest(())
+        self.envoy_ready: Callable[[], Awaitable[Readiness]] | None = None
         self.dns: DnsServer | None = None
         self.identity: IdentityManager | None = None
+        self.sds: SdsServer | None = None
+        self.registry: Registry | None = None
         self.supervisor: Supervisor | None = None
         self.gates: list[Callable[[], Awaitable[Readiness]]] = [self.stop.readiness]
 
@@ -92,13 +101,16 @@ class App:
             yield "agent.sds.server"
             from agent.sds.server import SdsServer
 
-            yield "sds", SdsServer(config.sds, self.secret, self.recorder)
+            self.sds = SdsServer(config.sds, self.secret, self.recorder)
+            yield "sds", self.sds
         if config.envoy.enabled:
             yield "agent.envoy.readiness"
             yield "agent.envoy.supervisor"
             self._supervise()
         if config.identity is not None:
             self.gates.append(self._identity_gate)
+        if config.proxyless.bootstrap:
+            self.gates.append(self._proxyless_gate)
         if config.dns.enabled:
             yield "agent.dns.server"
             from agent.dns.server import DnsServer
@@ -111,12 +123,19 @@ class App:
             yield "status", self._status(self.booted.status_socket)
         if config.identity is not None:
             yield "agent.identity.manager"
+            from agent import exposition
             from agent.identity.manager import IdentityManager
 
             self.identity = IdentityManager(
                 config.identity, self.secret, self.identity_ready, self.recorder, self.booted.key
             )
+            if self.registry is not None:
+                exposition.identity(self.registry, self.identity)
             yield "identity", self.identity
+        elif config.sds.output_dir:
+            yield "mirror", self._mirror()
+        if config.health is not None:
+            yield "health", self._health(config.health)
         if config.guard.mode is not GuardMode.OFF:
             yield "agent.repair.manager"
             from agent.repair.manager import RedirectGuard
@@ -128,25 +147,63 @@ class App:
         from agent.xds.proxy import XdsProxy
 
         handlers = {wire.NAME_TABLE: self._take_names, wire.TRUST_BUNDLE: self._take_trust}
-        return XdsProxy(self.config.xds, self.xds_status, handlers, self.recorder)
+        return XdsProxy(self.config.xds, self.xds_status, handlers, self.recorder, self.announcements)
+
+    def _mirror(self) -> Component:
+        from agent.identity import files
+        from agent.sds.mirror import Mirror
+
+        sds = self.config.sds
+        return Mirror(sds, lambda found: files.replace(sds.output_dir, found, sds.output_mode), self.recorder)
+
+    def _health(self, config: HealthConfig) -> Component:
+        from agent.health.monitor import HealthMonitor
+        from agent.xds import wire
+        from agent.xds.session import Announcement
+
+        def report(error: str) -> None:
+            self.announcements.set((Announcement(wire.HEALTH, error or None),))
+
+        return HealthMonitor(config, report, self.envoy_ready, self.config.environ, self.recorder)
 
     def _status(self, sock: socket.socket) -> Component:
         from agent import exposition
         from agent.envoy.admin import Admin
+        from agent.status.loglevels import LogLevels
         from agent.status.metrics import Registry
-        from agent.status.server import StatusServer
+        from agent.status.server import StatusServer, local_page
 
         envoy = self.config.envoy
-        registry = Registry()
+        registry = self.registry = Registry()
         exposition.certificate(registry, self.secret)
         exposition.envoy(registry, self.envoy)
+        if self.sds is not None:
+            exposition.sds(registry, self.sds)
         if self.dns is not None:
             exposition.dns(registry, self.dns.stats)
         # Envoy's page is fetched from its statistics listener, as Prometheus itself would.
         scrape = Admin(envoy.admin_host, envoy.stats_port, "Envoy's statistics port").scrape if envoy.enabled else None
         return StatusServer(
-            self.config.status, sock, self.gates, self.drain, self.quit, registry, scrape, self._name_table
+            self.config.status,
+            sock,
+            self.gates,
+            self.drain,
+            self.quit,
+            registry,
+            scrape,
+            self._name_table,
+            {
+                "/logging": LogLevels(self.config.log.levels).answer,
+                "/debug/certs": local_page(self._certificates),
+                "/debug/events": local_page(self.recorder.to_json),
+            },
         )
+
+    def _certificates(self) -> str:
+        import json
+
+        rows = [] if self.identity is None else [self.identity.report()]
+        return json.dumps(rows + ([] if self.sds is None else self.sds.report()))
 
     def _name_table(self) -> str | None:
         if self.names.value is None:
@@ -173,7 +230,7 @@ class App:
         )
         if self.booted.envoy is not None:
             self.supervisor.adopt(self.booted.envoy)
-        readiness = EnvoyReadiness(self.config.envoy, self.envoy)
+        self.envoy_ready = readiness = EnvoyReadiness(self.config.envoy, self.envoy)
 
         async def gate() -> Readiness:
             answer = await readiness()
@@ -186,6 +243,11 @@ class App:
 
     async def _identity_gate(self) -> Readiness:
         return self.identity_ready.value
+
+    async def _proxyless_gate(self) -> Readiness:
+        from agent import proxyless
+
+        return proxyless.readiness(self.config.proxyless.bootstrap)
 
     async def _names_gate(self) -> Readiness:
         ready = self.names.value is not None
@@ -247,12 +309,15 @@ class App:
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             loop.add_signal_handler(number, self._on_signal, number)
         for caught in self.booted.signals.caught:
             self._on_signal(caught)
 
     def _on_signal(self, number: int) -> None:
+        if number == signal.SIGUSR1:
+            self.dump("SIGUSR1")
+            return
         name = signal.Signals(number).name
         if number == signal.SIGINT and self.stop.requested and sys.stdin is not None and sys.stdin.isatty():
             # A person presses Ctrl-C again; from kubelets and scripts a repeated signal changes nothing, as with istio.
@@ -261,3 +326,12 @@ class App:
         if not self.stop.requested:
             self.recorder.record("agent", "stopping", f"The agent was asked to end by {name}.", level=logging.INFO)
         self.stop.request(name)
+
+    def dump(self, why: str) -> None:
+        """Write the flight recorder where the log goes, as JSON lines below one line that says what they are.
+
+        stderr keeps the one sentence that tells why the agent ended.
+        """
+        if events := self.recorder.dump():
+            sys.stdout.write(f"flight recorder, written because of {why}:\n{events}")
+            sys.stdout.flush()

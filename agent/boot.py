@@ -21,11 +21,11 @@ log = logs.scope("default")
 
 
 class EarlySignals:
-    """Remembers SIGTERM and SIGINT until the event loop takes over: PID 1 has no default action for them."""
+    """Remembers signals until the event loop takes over: PID 1 has no default action, SIGUSR1 would end the rest."""
 
     def __init__(self) -> None:
         self.caught: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
@@ -74,9 +74,15 @@ def boot(config: AgentConfig) -> Boot:
             uds.clear(config.xds.socket_path)
             uds.clear(config.sds.socket_path)
             result.envoy = result.spawn()
+        if config.proxyless.bootstrap:
+            from agent import proxyless
+
+            proxyless.write(config, log.debug)  # Envoy's bootstrap has warned of the same metadata
         if config.identity is not None:
+            from agent import secrecy
             from agent.identity import keys
 
+            secrecy.hide_memory()
             result.key = keys.pregenerate(config.identity)
     except BaseException:
         result.undo()

@@ -151,6 +151,25 @@ class XdsConfig:
 
 
 @record
+class HealthConfig:
+    """How the workload itself is probed (ProxyConfig.readinessProbe)."""
+
+    kind: str  # http, tcp, exec or grpc
+    host: str
+    port: int
+    path: str = "/"  # with its query
+    scheme: str = "http"
+    headers: tuple[tuple[str, str], ...] = ()
+    command: tuple[str, ...] = ()
+    service: str = ""
+    initial_delay: float = 0.0
+    timeout: float = 1.0
+    period: float = 10.0
+    success_threshold: int = 1
+    failure_threshold: int = 1
+
+
+@record
 class EnvoyConfig:
     """How Envoy is run, watched, drained and restarted."""
 
@@ -228,7 +247,6 @@ class StatusConfig:
     """The agent's own HTTP port."""
 
     port: int  # 0 = no status server
-    grpc_bootstrap: str = ""
     app_probes: Mapping[str, AppProbe] = {}  # by path, such as /app-health/web/livez
     scrape: tuple[ScrapeTarget, ...] = ()  # in the order of the page; sidecars only
     http2_probes: bool = True  # ISTIO_ENABLE_HTTP2_PROBING
@@ -236,6 +254,14 @@ class StatusConfig:
     probe_keepalive: bool = False  # ENABLE_PROBE_KEEPALIVE_CONNECTIONS
     local_metrics_only: bool = False  # METRICS_LOCALHOST_ACCESS_ONLY
     merge_envoy_stats: bool = True
+
+
+@record
+class ProxylessConfig:
+    """Applications that speak xDS themselves."""
+
+    bootstrap: str = ""  # GRPC_XDS_BOOTSTRAP: the file that is written for them; "" = none
+    certificates: str = ""  # OUTPUT_CERTS: where they find theirs
 
 
 @record
@@ -271,13 +297,12 @@ class Platform:
 
 
 @record
-class Setting:
-    """One thing that can be set, for people: `source` is default, flag, environment, a file or an annotation."""
+class Sources:
+    """Where the values come from; `agent.config_settings` makes a list for people of it."""
 
-    name: str
-    value: Any
-    source: str
-    secret: bool = False
+    flags: Mapping[str, tuple[Any, str]] = {}  # by name: value and source
+    environment: Mapping[str, tuple[Any, str]] = {}
+    proxy: Mapping[str, str] = {}  # source by field of the ProxyConfig
 
 
 @record
@@ -288,6 +313,7 @@ class LogConfig:
     json: bool = False
     targets: tuple[str, ...] = ("stdout",)
     stacktrace_levels: Mapping[str, str] = {"default": "none"}
+    repeats: int = 20  # LOG_REPEATS: equal lines a minute; 0 = as many as there are
     callers: tuple[str, ...] = ()  # scopes whose lines say where in the program they come from
 
 
@@ -295,7 +321,7 @@ class LogConfig:
 class AgentConfig:
     """Everything. Build it with `agent.config_load.load`."""
 
-    unshown = ("environ", "settings")
+    unshown = ("environ", "sources")
 
     node: NodeConfig
     identity: IdentityConfig | None  # None: certificates come from files or an external SDS server
@@ -310,6 +336,8 @@ class AgentConfig:
     environ: Mapping[str, str] = {}  # the process environment at start
     bootstrap: BootstrapConfig = BootstrapConfig()
     platform: Platform = Platform()
-    settings: tuple[Setting, ...] = ()
+    proxyless: ProxylessConfig = ProxylessConfig()
+    sources: Sources = Sources()
+    health: HealthConfig | None = None  # None: the workload is not probed
     warnings: tuple[str, ...] = ()  # what was ignored or replaced while reading; log once logging is set up
     notes: tuple[str, ...] = ()  # what is tolerated without a word, for the debug log: unknown flags and fields

@@ -3,38 +3,45 @@
 import os
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from agent import netinfo, podinfo
+from agent import cloud, config_status, netinfo, podinfo
 from agent.cli.flags import PROXY, Parsed
 from agent.config import (
     AgentConfig,
+    BootstrapConfig,
     DnsConfig,
     EnvoyConfig,
     GuardConfig,
     GuardMode,
     LogConfig,
     NodeConfig,
+    PeerConfig,
+    ProxylessConfig,
     Role,
+    Sources,
     StatusConfig,
     XdsCacheConfig,
     XdsConfig,
 )
 from agent.config_bootstrap import bootstrap
+from agent.config_health import health
 from agent.config_peers import Probe, Read, Trust
-from agent.config_proxy import proxy_config
+from agent.config_proxy import DEFAULTS, proxy_config
 from agent.durations import proto_seconds
-from agent.environment import Environment
-from agent.errors import ConfigError
+from agent.environment import DEFAULT, Environment
+from agent.errors import ConfigError, RemoraError
+from agent.logs import parse_levels
 from agent.socketprobe import speaks_http2
 
 LABELS, ANNOTATIONS = "./etc/istio/pod/labels", "./etc/istio/pod/annotations"
-LEVELS = ("debug", "info", "warn", "error", "fatal", "none")
 DNS_DEFAULT = "localhost:15053"
 RESOLV_CONF, SECOND_RESOLV_CONF = "/etc/resolv.conf", "/var/lib/istio/resolv.conf"
 PROXY_USER = (1337, 1337)
 
 InterfaceIps = Callable[[Collection[str]], tuple[str, ...]]
+T = TypeVar("T")
+NOBODY = PeerConfig(addresses=(), plaintext=False, root_file="", server_name="")
 
 
 def read_file(path: str) -> bytes | None:
@@ -49,52 +56,97 @@ def read_file(path: str) -> bytes | None:
         return None
 
 
+class Attempts:
+    """Builds sections one by one: the first that refuses ends it, unless somebody collects the problems of all."""
+
+    def __init__(self, problems: list[RemoraError] | None) -> None:
+        self.problems = problems
+        self.clean = True
+
+    def refuse(self, error: RemoraError) -> None:
+        if self.problems is None:
+            raise error
+        self.clean = False
+        self.problems.append(error)
+
+    def __call__(self, fallback: T, build: Callable[[], T]) -> T:
+        try:
+            return build()
+        except RemoraError as error:
+            self.refuse(error)
+            return fallback
+
+
 def load(
-    role_args: Sequence[str],
+    role_args: Sequence[str] | Parsed,
     environ: Mapping[str, str],
     read: Read = read_file,
     interface_ips: InterfaceIps = netinfo.interface_ips,
     *,
     probe_socket: Probe = speaks_http2,
     resolve_udp: Callable[[str, int], str] = netinfo.resolve_udp,
+    ask: cloud.Ask = cloud.ask_http,
     uid: int | None = None,
+    problems: list[RemoraError] | None = None,
 ) -> AgentConfig:
     """The configuration for `proxy ROLE_ARGS`; raises ConfigError with one sentence, or flags.HelpWanted.
 
     `interface_ips(excluded interface names)` gives the machine's addresses; `probe_socket(path)` tells whether an
-    HTTP/2 server answers there; `resolve_udp(host, port)` gives `ip:port` or raises OSError.
+    HTTP/2 server answers there; `resolve_udp(host, port)` gives `ip:port` or raises OSError; `ask` reaches a metadata
+    server. With a list as `problems` every section is tried: what refuses is appended, and replaced by its default.
     """
-    args = PROXY.parse(role_args)
+    attempt = Attempts(problems)
+    args = role_args if isinstance(role_args, Parsed) else PROXY.parse(role_args)
     env = Environment(environ)
-    log = _log(args)
-    role = _role(args)
+    log = attempt(LogConfig(), lambda: _log(args, env))
+    role = attempt(Role.SIDECAR, lambda: _role(args))
     labels, annotations, has_podinfo = _podinfo(env, read)
     node = _node(args, env, role, (labels, annotations, has_podinfo), interface_ips)
-    proxy = proxy_config(args, env, annotations, read, resolve_udp)
+    effective = attempt(DEFAULTS, lambda: proxy_config(args, env, annotations, read, resolve_udp, attempt.refuse))
+    proxy = effective.fields if attempt.clean else DEFAULTS.fields  # the rest builds on usable addresses
+    status = attempt(StatusConfig(0), lambda: _status(env, role, proxy))
+    guard = attempt(GuardConfig(), lambda: _guard(env))
+    cache = attempt(XdsCacheConfig(), lambda: _xds_cache(env, node))
+    platform = cloud.detect(env, read, node.ips, ask)
+    if "stackdriver" in proxy.get("tracing", {}) and not platform.metadata.get("gcp_project"):
+        attempt.refuse(ConfigError("tracing.stackdriver needs a GCP project: set GCP_METADATA or use another tracer"))
     trust = Trust(env, proxy, node, read, probe_socket)
     dns, run_as = _dns(env, role, node, read, os.getuid() if uid is None else uid)
-    plane = trust.plane()
     return AgentConfig(
         node=node,
-        identity=trust.identity(),
+        identity=attempt(None, trust.identity),
         sds=trust.sds(),
         xds=XdsConfig(
             socket_path=f"{proxy['configPath']}/XDS",
-            plane=plane,
+            plane=attempt(NOBODY, trust.plane),
             delta=env.flag("ISTIO_DELTA_XDS", True) or role is Role.WAYPOINT,
             subscribe_names=dns.enabled,
             subscribe_trust=env.flag("PROXY_CONFIG_XDS_AGENT", False),
-            cache=_xds_cache(env, node),
+            cache=cache,
         ),
         envoy=_envoy(env, role, node, proxy, run_as),
-        status=_status(env, role, proxy),
+        status=status,
         dns=dns,
-        guard=_guard(env),
+        guard=guard,
         log=log,
         proxy_config=proxy,
         environ=environ,
-        bootstrap=bootstrap(args, env, proxy, read, trust),
+        bootstrap=attempt(BootstrapConfig(), lambda: bootstrap(args, env, proxy, read, trust)),
+        platform=platform,
+        proxyless=ProxylessConfig(
+            env.text("GRPC_XDS_BOOTSTRAP", "etc/istio/proxy/grpc-bootstrap.json"), env.text("OUTPUT_CERTS")
+        ),
+        sources=Sources(
+            {n: (v, "flag" if n in args.given else DEFAULT) for n, v in args.values.items()},
+            env.used,
+            effective.sources,
+        ),
+        health=attempt(None, lambda: health(proxy.get("readinessProbe"), node.ips, status.probe_localhost)),
         warnings=tuple(env.warnings),
+        notes=(
+            *(f"the unknown flag {shown} is ignored" for shown in args.unknown),
+            *(f"the unknown field {name} is ignored" for name in effective.unknown),
+        ),
     )
 
 
@@ -123,23 +175,22 @@ def _role(args: Parsed) -> Role:
         raise ConfigError(f"invalid proxy Type: {word} (the word after `proxy` must be one of {known})") from None
 
 
-def _log(args: Parsed) -> LogConfig:
+def _log(args: Parsed, env: Environment) -> LogConfig:
     return LogConfig(
         levels={"default": "info", "grpc": "none", **_levels(args["log_output_level"], "--log_output_level")},
         json=args["log_as_json"],
         targets=args["log_target"],
         stacktrace_levels=_levels(args["log_stacktrace_level"], "--log_stacktrace_level"),
+        callers=tuple(filter(None, args["log_caller"].split(","))),
+        repeats=env.number("LOG_REPEATS", 20),
     )
 
 
 def _levels(text: str, flag: str) -> dict[str, str]:
-    out = {}
-    for entry in filter(None, text.split(",")):
-        scope, colon, level = entry.rpartition(":")
-        if level not in LEVELS or (colon and not scope):
-            raise ConfigError(f"{flag} {entry!r} is not usable: write scope:level with a level of {', '.join(LEVELS)}")
-        out[scope or "default"] = level
-    return out
+    try:
+        return parse_levels(text)
+    except ValueError as e:
+        raise ConfigError(f"{flag} {e}") from None
 
 
 def _podinfo(env: Environment, read: Read) -> tuple[dict[str, str], dict[str, str], bool]:
@@ -207,30 +258,18 @@ def _envoy(
 
 
 def _status(env: Environment, role: Role, proxy: Mapping[str, Any]) -> StatusConfig:
-    scrape = _json_object(env, "ISTIO_PROMETHEUS_ANNOTATIONS")
+    port = proxy.get("statusPort", 0)
+    probers, scraping = env.optional(config_status.PROBERS), env.optional(config_status.SCRAPING)
     return StatusConfig(
-        port=proxy.get("statusPort", 0),
-        grpc_bootstrap=env.text("GRPC_XDS_BOOTSTRAP", "etc/istio/proxy/grpc-bootstrap.json"),
-        app_probes=_json_object(env, "ISTIO_KUBE_APP_PROBERS") or {},
-        scrape=scrape if role is Role.SIDECAR else None,
+        port=port,
+        app_probes=config_status.app_probes(probers) if port else {},
+        scrape=config_status.scrape(scraping, port) if port and role is Role.SIDECAR else (),
+        http2_probes=env.flag("ISTIO_ENABLE_HTTP2_PROBING", True),
+        probe_localhost=env.flag("REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION", False),
+        probe_keepalive=env.flag("ENABLE_PROBE_KEEPALIVE_CONNECTIONS", False),
         local_metrics_only=env.flag("METRICS_LOCALHOST_ACCESS_ONLY", False),
         merge_envoy_stats=env.flag("PILOT_AGENT_MERGE_ENVOY_STATS", True),
     )
-
-
-def _json_object(env: Environment, name: str) -> dict[str, Any] | None:
-    import json
-
-    text = env.values.get(name)
-    if text is None or not text.strip():
-        return None
-    try:
-        data = json.loads(text)
-    except ValueError as e:
-        raise ConfigError(f"{name} is not JSON ({e}): it is written by the injector, inject the pod again") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{name} must be a JSON object, not a {type(data).__name__}: inject the pod again")
-    return data
 
 
 def _dns(

@@ -1,13 +1,29 @@
 """The effective ProxyConfig from mesh file, environment, annotations and flags (spec/agent.md 1.3)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent import proxyconfig
 from agent.cli.flags import Parsed
 from agent.config_peers import Read
-from agent.environment import Environment
+from agent.environment import DEFAULT, Environment
 from agent.errors import ConfigError
+from agent.proxyschema import PROXY_CONFIG, camel, unknown
+
+ANNOTATION = "annotation proxy.istio.io/config"
+DISCOVERY, STATUS_PORT = "sidecar.istio.io/discoveryAddress", "status.sidecar.istio.io/port"
+MERGED = ("proxyMetadata", "proxyHeaders")  # by key: each key has a source of its own
+
+
+class Effective(NamedTuple):
+    """The effective ProxyConfig, the source of each field (`proxyMetadata.KEY` for merged ones), fields ignored."""
+
+    fields: dict[str, Any]
+    sources: dict[str, str]
+    unknown: tuple[str, ...] = ()
+
+
+DEFAULTS = Effective(dict(proxyconfig.DEFAULTS), {})
 
 
 def proxy_config(
@@ -16,38 +32,64 @@ def proxy_config(
     annotations: Mapping[str, str],
     read: Read,
     resolve_udp: Callable[[str, int], str],
-) -> dict[str, Any]:
+    refuse: Callable[[ConfigError], None],
+) -> Effective:
     """The effective ProxyConfig: defaults < mesh file < PROXY_CONFIG < annotation, then flags and annotations.
 
-    Raises ConfigError with one sentence. `resolve_udp(host, port)` gives `ip:port` or raises OSError.
+    `resolve_udp(host, port)` gives `ip:port` or raises OSError. `refuse` hears each thing that cannot work.
+    Raises ConfigError, with one sentence, for text that cannot be read at all.
     """
     config: dict[str, Any] = dict(proxyconfig.DEFAULTS)
+    sources: dict[str, str] = {}
+    ignored: list[str] = []
     for source, overlay in _layers(args["meshConfig"], env, annotations, read):
         config = proxyconfig.merge(config, overlay, source)
+        sources.update(dict.fromkeys(_names(overlay), source))
+        ignored += (f"{name} in {source}" for name in unknown(dict(overlay), PROXY_CONFIG))
     if args["concurrency"]:
         env.warn("--concurrency is legacy and overrides the proxy config: set concurrency there instead")
-        config["concurrency"] = args["concurrency"]
+        config["concurrency"], sources["concurrency"] = args["concurrency"], "flag --concurrency"
     elif "concurrency" not in config and (limit := env.number("ISTIO_CPU_LIMIT", 0)):
-        config["concurrency"] = limit
+        config["concurrency"], sources["concurrency"] = limit, "environment ISTIO_CPU_LIMIT"
     if config.get("serviceCluster") == "":
-        config["serviceCluster"] = args["serviceCluster"]
-    proxyconfig.validate(config)
-    _check_stackdriver(config, env)
+        config["serviceCluster"], sources["serviceCluster"] = args["serviceCluster"], "flag --serviceCluster"
+    for fault in proxyconfig.faults(config):
+        refuse(ConfigError(fault))
     if statsd := config.get("statsdUdpAddress"):
-        try:
-            config["statsdUdpAddress"] = resolve_udp(*proxyconfig.split_address(statsd))
-        except OSError:
-            env.warn(f"statsdUdpAddress {statsd} does not resolve and is ignored: use a name that this machine knows")
+        config["statsdUdpAddress"] = _resolved(statsd, env, resolve_udp)
+        if not config["statsdUdpAddress"]:
             del config["statsdUdpAddress"]
-    if address := annotations.get("sidecar.istio.io/discoveryAddress"):
-        config["discoveryAddress"] = address
-        proxyconfig.validate(config)
-    if (port := annotations.get("status.sidecar.istio.io/port")) is not None:
+    if address := annotations.get(DISCOVERY):
+        config["discoveryAddress"], sources["discoveryAddress"] = address, f"annotation {DISCOVERY}"
+        try:
+            proxyconfig.split_address(address)
+        except ValueError as e:
+            refuse(ConfigError(f"annotation {DISCOVERY} {address!r} is not usable: {e}"))
+    if (port := annotations.get(STATUS_PORT)) is not None:
         config["statusPort"] = int(port) if port.isascii() and port.isdigit() and int(port) < 65536 else 0
+        sources["statusPort"] = f"annotation {STATUS_PORT}"
         if not config["statusPort"]:
-            env.warn(f"status.sidecar.istio.io/port {port!r} disables the agent's status server")
+            env.warn(f"{STATUS_PORT} {port!r} disables the agent's status server")
             del config["statusPort"]
-    return config
+    return Effective(config, sources, tuple(ignored))
+
+
+def _names(overlay: Mapping[str, Any]) -> list[str]:
+    """The fields that `overlay` sets, with the keys of those that are merged by key."""
+    out = []
+    for key, value in overlay.items():
+        name = camel(str(key))
+        inner = name in MERGED and isinstance(value, Mapping)
+        out += [f"{name}.{camel(str(k)) if name == 'proxyHeaders' else k}" for k in value] if inner else [name]
+    return out
+
+
+def _resolved(statsd: str, env: Environment, resolve_udp: Callable[[str, int], str]) -> str:
+    try:
+        return resolve_udp(*proxyconfig.split_address(statsd))
+    except (OSError, ValueError):
+        env.warn(f"statsdUdpAddress {statsd} does not resolve and is ignored: use a name that this machine knows")
+        return ""
 
 
 def _layers(
@@ -68,13 +110,10 @@ def _layers(
     if text := env.text("PROXY_CONFIG"):
         out.append(("PROXY_CONFIG", proxyconfig.load_text(text, "PROXY_CONFIG")))
     if text := annotations.get("proxy.istio.io/config", ""):
-        out.append(
-            ("annotation proxy.istio.io/config", proxyconfig.load_text(text, "annotation proxy.istio.io/config"))
-        )
+        out.append((ANNOTATION, proxyconfig.load_text(text, ANNOTATION)))
     return out
 
 
-def _check_stackdriver(config: Mapping[str, Any], env: Environment) -> None:
-    project = env.text("GCP_METADATA").partition("|")[0]
-    if "stackdriver" in config.get("tracing", {}) and not project:
-        raise ConfigError("tracing.stackdriver needs a GCP project: set GCP_METADATA or choose another tracer")
+def source_of(sources: Mapping[str, str], name: str) -> str:
+    """Where a field (or `proxyMetadata.KEY`) of the effective config comes from."""
+    return sources.get(name, DEFAULT)

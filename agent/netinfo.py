@@ -2,13 +2,18 @@
 
 import socket
 import struct
+import time
 from collections.abc import Container
+from typing import Any
 
 _DUMP = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _GETLINK, _GETADDR = 18, 22
 _DONE, _ERROR = 3, 2
 _IFLA_IFNAME, _IFA_ADDRESS, _IFA_LOCAL = 3, 1, 2
 _UP, _LOOPBACK = 0x1, 0x8
+
+POLL, PATIENCE = 0.1, 120.0  # seconds
+RESOLVE_TIME = 15.0  # seconds
 
 
 def canonical_ip(text: str) -> str:
@@ -41,22 +46,40 @@ def usable(ip: str) -> bool:
 
 
 def interface_ips(excluded: Container[str] = ()) -> tuple[str, ...]:
-    """Usable addresses of every interface that is up, except those named in `excluded`; in interface order."""
+    """Usable addresses of every interface that is up, except those named in `excluded`; in interface order.
+
+    Waits up to two minutes while an interface has been given an address that is still unspecified.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found, complete = _scan(excluded)
+        if complete or time.monotonic() >= deadline:
+            return found
+        time.sleep(POLL)
+
+
+def _scan(excluded: Container[str]) -> tuple[tuple[str, ...], bool]:
+    """(usable addresses, whether none is unspecified)."""
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as sock:
             sock.settimeout(2)
             links = dict(_links(sock))
             found = list(_addresses(sock))
     except OSError:
-        return ()
+        return (), True
     found.sort(key=lambda item: item[0])  # stable: the kernel's order within one interface
     out: list[str] = []
+    complete = True
     for index, raw in found:
         name, flags = links.get(index, ("", 0))
         ip = _unwrap(raw)
-        if flags & _UP and not flags & _LOOPBACK and name not in excluded and usable(ip) and ip not in out:
+        if not flags & _UP or flags & _LOOPBACK or name in excluded:
+            continue
+        if ip in ("0.0.0.0", "::"):
+            complete = False
+        elif usable(ip) and ip not in out:
             out.append(ip)
-    return tuple(out)
+    return tuple(out), complete
 
 
 def _links(sock: socket.socket) -> "list[tuple[int, tuple[str, int]]]":
@@ -110,11 +133,22 @@ def _attributes(payload: bytes, offset: int) -> dict[int, bytes]:
 
 
 def resolve_udp(host: str, port: int) -> str:
-    """`ip:port` of a host name, IPv4 preferred; raises OSError if the name does not resolve."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except UnicodeError as e:  # a label that is empty or too long
-        raise OSError(f"{host!r} is not a host name") from e
+    """`ip:port` of a host name, IPv4 preferred; raises OSError if the name does not resolve within 15 s."""
+    from threading import Thread
+
+    found: list[Any] = []
+
+    def look() -> None:
+        try:
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM))
+        except (OSError, UnicodeError):  # the latter for a label that is empty or too long
+            return
+
+    resolver = Thread(target=look, name="statsd-resolver", daemon=True)  # there is no other way to bound it
+    resolver.start()
+    resolver.join(RESOLVE_TIME)
+    if not found:
+        raise OSError(f"{host!r} does not resolve")
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     ip = str(found[0][4][0])
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

@@ -1,6 +1,6 @@
 """ProxyConfig: parsing its text, merging its layers, refusing what cannot work. Pure; protobuf JSON spelling."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.durations import proto_nanos
@@ -110,57 +110,59 @@ def split_address(address: str) -> tuple[str, int]:
 
 def validate(config: Mapping[str, Any]) -> None:
     """Raise ConfigError with one sentence for the first thing that cannot work."""
+    for fault in faults(config):
+        raise ConfigError(fault)
+
+
+def faults(config: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence for everything that cannot work."""
     for name in ("configPath", "binaryPath"):
         if not config.get(name):
-            raise ConfigError(f"{name} must not be empty: leave it out to get the default {DEFAULTS[name]}")
+            yield f"{name} must not be empty: leave it out to get the default {DEFAULTS[name]}"
     if not config.get("serviceCluster") and "tracingServiceName" not in config:
-        raise ConfigError("serviceCluster must not be empty: set it in the proxy config or with --serviceCluster")
+        yield "serviceCluster must not be empty: set it in the proxy config or with --serviceCluster"
     nanos = proto_nanos(config.get("drainDuration", "0s"))
     if nanos <= 0 or nanos % 1_000_000_000:
-        raise ConfigError(
-            f"drainDuration must be a positive number of whole seconds, not {config.get('drainDuration')}"
-        )
-    _address(config.get("discoveryAddress", ""), "discoveryAddress", "such as istiod.istio-system.svc:15012")
+        yield f"drainDuration must be a positive number of whole seconds, not {config.get('drainDuration')}"
+    yield from _address(config.get("discoveryAddress", ""), "discoveryAddress", "such as istiod.istio-system.svc:15012")
     for name in ("proxyAdminPort", "statusPort"):
         if not 0 < config.get(name, 0) < 65536:
-            raise ConfigError(f"{name} must be a port between 1 and 65535, not {config.get(name, 0)}")
+            yield f"{name} must be a port between 1 and 65535, not {config.get(name, 0)}"
     if statsd := config.get("statsdUdpAddress"):
-        _address(statsd, "statsdUdpAddress")
+        yield from _address(statsd, "statsdUdpAddress")
     for name in ("envoyAccessLogService", "envoyMetricsService"):
         service = config.get(name, {})
         if service.get("address"):
-            _address(service["address"], f"{name}.address")
-        _tls(service.get("tlsSettings", {}), f"{name}.tlsSettings")
-    _tracing(config.get("tracing", {}))
+            yield from _address(service["address"], f"{name}.address")
+        yield from _tls(service.get("tlsSettings", {}), f"{name}.tlsSettings")
+    yield from _tracing(config.get("tracing", {}))
     for name, provider in config.get("privateKeyProvider", {}).items():
         if proto_nanos(provider.get("pollDelay", "0s")) <= 0:
-            raise ConfigError(f"privateKeyProvider.{name} needs a pollDelay above 0s")
+            yield f"privateKeyProvider.{name} needs a pollDelay above 0s"
     if config.get("connectionSettings", {}).get("globalDownstreamConnectionLimit") == 0:
-        raise ConfigError(
-            "connectionSettings.globalDownstreamConnectionLimit must be above 0: leave it out for no limit"
-        )
+        yield "connectionSettings.globalDownstreamConnectionLimit must be above 0: leave it out for no limit"
 
 
-def _address(address: str, name: str, hint: str = "") -> None:
+def _address(address: str, name: str, hint: str = "") -> Iterator[str]:
     try:
         split_address(address)
     except ValueError as e:
-        raise ConfigError(f"{name} {address!r} is not usable: {e}{', ' + hint if hint else ''}") from None
+        yield f"{name} {address!r} is not usable: {e}{', ' + hint if hint else ''}"
 
 
-def _tls(tls: Mapping[str, Any], name: str) -> None:
+def _tls(tls: Mapping[str, Any], name: str) -> Iterator[str]:
     if tls.get("mode") == "MUTUAL" and not (tls.get("clientCertificate") and tls.get("privateKey")):
-        raise ConfigError(f"{name} with mode MUTUAL needs clientCertificate and privateKey")
+        yield f"{name} with mode MUTUAL needs clientCertificate and privateKey"
 
 
-def _tracing(tracing: Mapping[str, Any]) -> None:
+def _tracing(tracing: Mapping[str, Any]) -> Iterator[str]:
     for name in ("zipkin", "lightstep", "datadog"):
         if name in tracing:
-            _address(tracing[name].get("address", ""), f"tracing.{name}.address")
+            yield from _address(tracing[name].get("address", ""), f"tracing.{name}.address")
     if "lightstep" in tracing and not tracing["lightstep"].get("accessToken"):
-        raise ConfigError("tracing.lightstep needs an accessToken")
-    _tls(tracing.get("tlsSettings", {}), "tracing.tlsSettings")
+        yield "tracing.lightstep needs an accessToken"
+    yield from _tls(tracing.get("tlsSettings", {}), "tracing.tlsSettings")
     for tag, source in tracing.get("customTags", {}).items():
         for kind, key in (("literal", "value"), ("environment", "name"), ("header", "name")):
             if kind in source and not source[kind].get(key):
-                raise ConfigError(f"tracing.customTags.{tag}.{kind} needs a {key}")
+                yield f"tracing.customTags.{tag}.{kind} needs a {key}"

@@ -114,6 +114,9 @@ def camel(name: str) -> str:
     return first + "".join(o[:1].upper() + o[1:] for o in others)
 
 
+_FIELDS: dict[Convert, Mapping[str, Kind]] = {}  # of every message, filled while this module is read
+
+
 def _message(**fields: Kind) -> Kind:
     def convert(value: Any, where: str) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -129,7 +132,21 @@ def _message(**fields: Kind) -> Kind:
                 out[name] = canonical
         return out
 
+    _FIELDS[convert] = fields
     return convert, True
+
+
+def unknown(value: Any, kind: Kind, where: str = "") -> list[str]:
+    """Names of the fields in `value` that a message of this kind does not have; they are ignored, as protobuf does."""
+    fields = _FIELDS.get(kind[0])
+    if fields is None or not isinstance(value, dict):
+        return []
+    out: list[str] = []
+    for key, inner in value.items():
+        name = f"{where}.{_key(key)}" if where else _key(key)
+        known = fields.get(camel(_key(key)))
+        out += [name] if known is None else unknown(inner, known, name)
+    return out
 
 
 def _is_default(read: Convert, value: Any) -> bool:
@@ -259,3 +276,4 @@ PROXY_CONFIG = _message(
     statsCompression=WRAPPED_BOOL,
     connectionSettings=_message(globalDownstreamConnectionLimit=WRAPPED_UINT),
 )
+FIELDS = tuple(_FIELDS[PROXY_CONFIG[0]])

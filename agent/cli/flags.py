@@ -62,7 +62,7 @@ LOG_FLAGS = (
         "log_output_level", "default:info,grpc:none", "comma list of scope:level; a bare level is for everything else"
     ),
     Flag("log_as_json", False, "write log lines as JSON, Envoy's too"),
-    Flag("log_caller", "", "accepted for compatibility"),
+    Flag("log_caller", "", "comma list of scopes whose lines say where in the program they come from"),
     Flag("log_stacktrace_level", "default:none", "comma list of scope:level from which a stack trace is logged"),
     Flag("log_target", ("stdout",), "where log lines go: stdout, stderr or a file; may be repeated"),
     Flag("vklog", "0", "accepted for compatibility"),
@@ -76,7 +76,8 @@ class FlagSet:
         self.usage = usage
         self.about = about
         self.ignore_unknown = ignore_unknown
-        self.flags = (*flags, *LOG_FLAGS)
+        self.own = tuple(flags)
+        self.flags = (*self.own, *LOG_FLAGS)
         self.by_name = {f.name: f for f in self.flags}
         self.by_short = {f.short: f for f in self.flags if f.short}
 
@@ -99,12 +100,15 @@ class FlagSet:
 class Parsed:
     """What a command line says: `values` by flag name (defaults filled in), `given` names, positional `words`."""
 
-    __slots__ = ("given", "values", "words")
+    __slots__ = ("given", "unknown", "values", "words")
 
-    def __init__(self, values: Mapping[str, Any], given: frozenset[str], words: tuple[str, ...]) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], given: frozenset[str], words: tuple[str, ...], unknown: tuple[str, ...] = ()
+    ) -> None:
         self.values = values
         self.given = given
         self.words = words
+        self.unknown = unknown  # what was ignored, where that is the rule: the flag, and the word taken for its value
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -117,6 +121,7 @@ class _Parser:
         self.values: dict[str, Any] = {f.name: f.default for f in spec.flags}
         self.given: set[str] = set()
         self.words: list[str] = []
+        self.ignored: list[str] = []
 
     def run(self) -> Parsed:
         while self.rest:
@@ -130,7 +135,7 @@ class _Parser:
                 self.long(word[2:])
             else:
                 self.short(word[1:])
-        return Parsed(self.values, frozenset(self.given), tuple(self.words))
+        return Parsed(self.values, frozenset(self.given), tuple(self.words), tuple(self.ignored))
 
     def long(self, text: str) -> None:
         name, has_value, value = text.partition("=")
@@ -174,7 +179,8 @@ class _Parser:
             raise ConfigError(f"unknown flag: {shown}; see `{self.spec.usage.partition(' [')[0]} --help`")
         # An unknown flag may have a value; pflag guesses that the next word is it unless that looks like a flag.
         if swallow and self.rest and not self.rest[0].startswith("-"):
-            self.rest.pop(0)
+            shown += f" {self.rest.pop(0)}"
+        self.ignored.append(shown)
 
     def next_word(self, shown: str) -> str:
         if not self.rest:

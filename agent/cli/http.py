@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Mapping
 
 _LIMIT = 64 * 1024  # of a response head
 
@@ -43,11 +44,16 @@ def quote(target: str) -> str:
     return "".join(chr(b) if 0x20 < b < 0x7F else f"%{b:02X}" for b in raw)
 
 
-def fetch(method: str, url: Url, body: bytes, timeout: float) -> tuple[int, bytes]:
-    """(status, body) of the final answer; redirects of GET and HEAD are followed. `timeout` (seconds) bounds it all."""
+def fetch(
+    method: str, url: Url, body: bytes, timeout: float, extra: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
+    """(status, body) of the final answer; redirects of GET and HEAD are followed. `timeout` (seconds) bounds it all.
+
+    `extra` are further headers.
+    """
     deadline = time.monotonic() + timeout
     for _ in range(10):
-        status, headers, answer = _once(method, url, body, deadline)
+        status, headers, answer = _once(method, url, body, deadline, extra or {})
         location = headers.get("location", "")
         if not (300 <= status < 400 and location and method in ("GET", "HEAD")):
             return status, answer
@@ -69,10 +75,13 @@ def _follow(url: Url, location: str) -> Url:
         raise HttpError(f"redirected to nowhere: {e}") from None
 
 
-def _once(method: str, url: Url, body: bytes, deadline: float) -> tuple[int, dict[str, str], bytes]:
+def _once(
+    method: str, url: Url, body: bytes, deadline: float, extra: Mapping[str, str]
+) -> tuple[int, dict[str, str], bytes]:
     try:
         with _connect(url, deadline) as sock:
             head = f"{method} {url.target} HTTP/1.1\r\nHost: {url.authority}\r\nUser-Agent: remora\r\n"
+            head += "".join(f"{name}: {value}\r\n" for name, value in extra.items())
             if body or method in ("POST", "PUT", "PATCH"):
                 head += f"Content-Length: {len(body)}\r\n"
             sock.sendall(head.encode("ascii") + b"Connection: close\r\n\r\n" + body)

@@ -18,10 +18,13 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     except HelpWanted as wanted:
         print(wanted)
         return 0
-    logs.configure(config.log.levels, config.log.json, config.log.targets)
-    log = logs.scope("default")
+    log = config.log
+    logs.configure(log.levels, log.json, log.targets, log.stacktrace_levels, log.callers, log.repeats)
+    default = logs.scope("default")
     for warning in config.warnings:
-        log.warning("%s", warning)
+        default.warning("%s", warning)
+    for note in config.notes:
+        default.debug("%s", note)
     from agent.boot import boot
 
     booted = boot(config)

@@ -42,7 +42,7 @@ def render(config: AgentConfig, warn: Warn = _ignore) -> dict[str, Any]:
         "node": {
             "id": config.node.id,
             "cluster": cluster,
-            "locality": metadata.locality(meta.get("LABELS", {})),
+            "locality": metadata.locality(meta.get("LABELS", {}), config.platform.locality),
             "metadata": meta,
         },
         "layered_runtime": {

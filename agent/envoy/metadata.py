@@ -1,7 +1,7 @@
 """The node part of the bootstrap: what the control plane learns about this proxy (spec/agent.md 5.2). Pure."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.config import AgentConfig
@@ -26,6 +26,36 @@ BOOLEANS = (
     "ENABLE_SELF_DISCOVERY",
     "INBOUND_LISTENER_EXACT_BALANCE",
     "OUTBOUND_LISTENER_EXACT_BALANCE",
+)
+# Carried as the text that they are.
+TEXTS = (
+    "CLUSTER_ID",
+    "MESH_ID",
+    "NETWORK",
+    "NODE_NAME",
+    "WORKLOAD_NAME",
+    "OWNER",
+    "INTERCEPTION_MODE",
+    "APP_CONTAINERS",
+    "ISTIO_PROXY_SHA",
+    "HTTP_PROXY_PORT",
+    "HTTP10",
+    "IDLE_TIMEOUT",
+    "GENERATOR",
+    "AUTO_REGISTER_GROUP",
+    "WORKLOAD_ENTRY",
+    "UNPRIVILEGED_POD",
+    "CLOUDRUN_ADDR",
+    "ISTIO_REVISION",
+    "BASE",
+    "TLS_SERVER_CERT_CHAIN",
+    "TLS_SERVER_KEY",
+    "TLS_SERVER_ROOT_CERT",
+    "TLS_CLIENT_CERT_CHAIN",
+    "TLS_CLIENT_KEY",
+    "TLS_CLIENT_ROOT_CERT",
+    "DNS_PROXY_ADDR",
+    "REQUESTED_NETWORK_VIEW",
 )
 TRUE = ("1", "t", "T", "TRUE", "true", "True")
 FALSE = ("0", "f", "F", "FALSE", "false", "False")
@@ -92,15 +122,28 @@ def _locality_label(found: Mapping[str, Any]) -> str:
     return value if "/" in value else value.replace(".", "/")
 
 
-def locality(found: Mapping[str, Any]) -> dict[str, str]:
-    """node.locality from the (sanitised) label; pieces that are missing are left out."""
-    pieces = _locality_label(found).split("/")
+def locality(found: Mapping[str, Any], platform: Sequence[str] = ()) -> dict[str, str]:
+    """node.locality from the (sanitised) label, else from the platform; pieces that are missing are left out."""
+    label = _locality_label(found)
+    pieces = label.split("/") if label else platform
     return {key: piece for key, piece in zip(("region", "zone", "sub_zone"), pieces, strict=False) if piece}
 
 
 def build(config: AgentConfig, warn: Warn) -> dict[str, Any]:
     """node.metadata, keys sorted. Raises ConfigError for values that the control plane would refuse."""
     given = raw(config, warn)
+    # What the typed layer does not print keeps its original text: `DNS_CAPTURE: "false"`, an empty NETWORK, ...
+    return dict(sorted(_readable_tree({**given, **_typed(config, given, warn)}).items()))
+
+
+def build_typed(config: AgentConfig, warn: Warn) -> dict[str, Any]:
+    """Only the keys that the control plane knows, sorted; raises ConfigError as `build` does."""
+    given = raw(config, warn)
+    known = {key: value for key, value in given.items() if key in TEXTS and value != ""}
+    return dict(sorted(_readable_tree({**known, **_typed(config, given, warn)}).items()))
+
+
+def _typed(config: AgentConfig, given: Mapping[str, Any], warn: Warn) -> dict[str, Any]:
     all_labels, static = labels(config, warn)
     node, boot, envoy = config.node, config.bootstrap, config.envoy
     typed: dict[str, Any] = {
@@ -125,15 +168,14 @@ def build(config: AgentConfig, warn: Warn) -> dict[str, Any]:
         "WORKLOAD_IDENTITY_SOCKET_FILE": boot.sds_socket_file,
         "credential": "true" if boot.credential_socket else "",
         "file-credential": "true" if boot.external_sds else "",
+        "PLATFORM_METADATA": dict(config.platform.metadata),
         "POD_PORTS": _pod_ports(given.get("POD_PORTS")),
     }
     typed.update({name: _boolean(name, given.get(name)) for name in BOOLEANS})
     if config.proxy_config.get("controlPlaneAuthPolicy") == "MUTUAL_TLS":
         host = split_address(config.proxy_config["discoveryAddress"])[0]
         typed["PILOT_SAN"] = [ISTIOD if host == "localhost" else host]
-    # What the typed layer does not print keeps its original text: `DNS_CAPTURE: "false"`, an empty NETWORK, ...
-    out = {**given, **{key: value for key, value in typed.items() if value not in ("", 0, {}, [])}}
-    return dict(sorted(_readable_tree(out).items()))
+    return {key: value for key, value in typed.items() if value not in ("", 0, {}, [])}
 
 
 def _readable_tree(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from agent import logs
@@ -33,7 +33,7 @@ class StatusServer:
     """Serves `sock` (from `bind`). `checks` are the gates of readiness, in the order in which they are named.
 
     `on_drain` returns when Envoy was told to drain; `on_quit` asks the process to end; `scrape` fetches Envoy's
-    metrics; `names` gives the name table as JSON, None without one.
+    metrics; `names` gives the name table as JSON, None without one; `routes` are further paths.
     """
 
     def __init__(
@@ -46,10 +46,12 @@ class StatusServer:
         registry: Registry | None = None,
         scrape: Scrape | None = None,
         names: Callable[[], str | None] = lambda: None,
+        routes: Mapping[str, http.Handler] | None = None,
     ) -> None:
         self._config, self._sock, self._checks = config, sock, checks
         self._on_drain, self._on_quit, self._scrape = on_drain, on_quit, scrape
         self._names = names
+        self._routes = routes or {}
         self._history = History()
         self._open = 0
         self.registry = registry or Registry()
@@ -109,6 +111,8 @@ class StatusServer:
                 return self._name_table(request)
             case "/quitquitquit" | "/drain":
                 return await self._control(request)
+            case path if path in self._routes:
+                return await self._routes[path](request)
             case _:
                 return Response(404, b"404 page not found\n")
 
@@ -176,6 +180,17 @@ class StatusServer:
             return Response(200, b"OK", after=self._on_quit)
         await self._on_drain()
         return Response(200, b"OK")
+
+
+def local_page(make: Callable[[], str]) -> http.Handler:
+    """A route that gives JSON to callers on this machine and nothing to others."""
+
+    async def answer(request: Request) -> Response:
+        if not request.local:
+            return Response(403, b"Only requests from localhost are allowed\n")
+        return Response(200, make().encode(), "application/json")
+
+    return answer
 
 
 def _seconds(text: str | None) -> float | None:

@@ -172,19 +172,6 @@ def test_envoy_section() -> None:
     assert (e.restarts, e.restart_window, e.enabled, e.inbound_only_drain) == (0, 60, False, False)
 
 
-@pytest.mark.parametrize("name", ["ISTIO_KUBE_APP_PROBERS", "ISTIO_PROMETHEUS_ANNOTATIONS"])
-def test_injected_json(name: str) -> None:
-    for bad in ("{bad", "[]", "1"):
-        with pytest.raises(RemoraError, match=name):
-            make(env={name: bad})
-    status = make(env={name: '{"a": "b"}'}).status
-    assert {"a": "b"} in (status.app_probes, status.scrape)
-
-
-def test_scraping_is_for_sidecars() -> None:
-    assert make("router", env={"ISTIO_PROMETHEUS_ANNOTATIONS": "{}"}).status.scrape is None
-
-
 def test_read_file(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
     os.mkfifo(tmp_path / "pipe")

@@ -28,3 +28,25 @@ def test_set_to_nothing_is_the_default_without_a_warning() -> None:
     env = Environment({"E": ""})
     assert env.flag("E", True) is True
     assert env.warnings == []
+
+
+def test_what_was_read_is_kept() -> None:
+    env = Environment({"T": "x", "N": "7", "BAD": "many", "E": "", "D": "90s"})
+    for name in ("T", "NONE"):
+        env.text(name, "d")
+    for name in ("N", "BAD", "E", "MISSING"):
+        env.number(name, 3)
+    env.seconds("D", 1)
+    env.seconds("D2", 0.5)
+    assert (env.optional("T"), env.optional("O")) == ("x", None)
+    assert {name: tuple(used) for name, used in env.used.items()} == {
+        "T": ("x", "environment"),
+        "NONE": ("d", "default"),
+        "N": (7, "environment"),
+        "BAD": (3, "default (the environment's value is unusable)"),
+        "E": (3, "default"),
+        "MISSING": (3, "default"),
+        "D": ("90s", "environment"),
+        "D2": ("0.5s", "default"),
+        "O": (None, "default"),
+    }

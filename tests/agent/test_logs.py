@@ -2,10 +2,12 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from agent import logs
+from agent.errors import ConfigError
 
 
 class Output:
@@ -72,3 +74,54 @@ def test_tracebacks_are_for_those_who_ask_for_debug_logs(out: Output) -> None:
         except ValueError:
             logs.scope("default").error("it failed", exc_info=True)
         assert ("Traceback" in out.getvalue()) is shown
+
+
+def test_lines_may_name_their_caller(out: Output) -> None:
+    logs.configure({"default": "info"}, as_json=False, callers=("sds",))
+    logs.scope("sds").info("a")
+    logs.scope("dns").info("b")
+    first, second = out.getvalue().splitlines()
+    assert re.fullmatch(r"[^\t]+\tinfo\tsds\ttest_logs\.py:\d+\ta", first)
+    assert second.endswith("\tinfo\tdns\tb")
+    logs.configure({"default": "info"}, as_json=True, callers=("all",))
+    logs.scope("dns").info("b")
+    assert json.loads(out.getvalue())["caller"].startswith("test_logs.py:")
+
+
+def test_stacks_by_level(out: Output) -> None:
+    logs.configure({"default": "info"}, as_json=False, stacks={"default": "none", "sds": "error"})
+    logs.scope("sds").warning("no stack")
+    logs.scope("dns").error("no stack")
+    assert out.getvalue().count("\n") == 2
+    logs.scope("sds").error("stack")
+    assert "test_stacks_by_level" in out.getvalue()
+    logs.configure({"default": "info"}, as_json=True, stacks={"default": "warn"})
+    logs.scope("dns").warning("x")
+    assert "test_stacks_by_level" in json.loads(out.getvalue())["stack"]
+
+
+def test_repeating_lines_are_counted(out: Output) -> None:
+    logs.configure({"default": "info"}, as_json=False, repeats=3)
+    for i in range(10):
+        logs.scope("sds").warning("again %d", i % 2)
+    assert out.getvalue().count("again") == 6
+    logging.getLogger("agent").handlers[0].close()
+    assert [line.split("\t")[1:] for line in out.getvalue().splitlines()] == [
+        ["warn", "sds", f"repeated 2 more times within a minute: again {i}"] for i in (0, 1)
+    ]
+
+
+def test_levels_can_change_and_change_back(out: Output) -> None:
+    logs.configure({"default": "info"}, as_json=False)
+    logs.set_levels({"default": "warn", "sds": "debug"})
+    logs.scope("sds").debug("shown")
+    logs.scope("dns").info("hidden")
+    logs.set_levels({"default": "info"})
+    logs.scope("sds").debug("hidden")
+    logs.scope("dns").info("shown")
+    assert [line.split("\t")[3] for line in out.getvalue().splitlines()] == ["shown", "shown"]
+
+
+def test_a_target_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--log_target .*/no/file cannot be written: No such file or directory"):
+        logs.configure({}, as_json=False, targets=(str(tmp_path / "no/file"),))

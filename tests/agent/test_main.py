@@ -10,7 +10,11 @@ from agent.__main__ import COMMANDS, dispatch, split_command
     ("argv", "command", "rest"),
     [
         (["proxy", "sidecar"], "proxy", ["sidecar"]),
-        (["--log_as_json", "proxy", "router"], "proxy", ["router", "--log_as_json"]),
+        (["--log_as_json", "proxy", "router"], "proxy", ["--log_as_json", "router"]),
+        (["--log_output_level", "debug", "proxy"], "proxy", ["--log_output_level", "debug"]),
+        (["--log_target=stderr", "exec", "--", "a"], "exec", ["--log_target=stderr", "--", "a"]),
+        (["--version"], "version", []),
+        (["help", "wait"], "help", ["wait"]),
         (["istio-iptables", "-x", ""], "istio-iptables", ["-x", ""]),
         ([], "help", []),
         (["--help"], "help", []),
@@ -56,3 +60,8 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m agent help | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_for_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch("pilot-agent", ["help", "wait"], {}) == 0
+    assert "--periodMillis" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import netinfo
 from agent.netinfo import canonical_ip, interface_ips, resolve_udp, usable
 
 
@@ -89,10 +90,20 @@ def test_a_known_machine() -> None:
     assert without == ("10.9.0.2", "fd09::2")
 
 
+def test_an_unspecified_address_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [((), False), (("10.0.0.9",), True)]
+    monkeypatch.setattr(netinfo, "POLL", 0.0)
+    monkeypatch.setattr(netinfo, "_scan", lambda _: answers.pop(0))
+    assert netinfo.interface_ips() == ("10.0.0.9",)
+    monkeypatch.setattr(netinfo, "PATIENCE", 0.0)
+    monkeypatch.setattr(netinfo, "_scan", lambda _: (("10.0.0.8",), False))
+    assert netinfo.interface_ips() == ("10.0.0.8",)
+
+
 def test_resolve() -> None:
     assert resolve_udp("127.0.0.1", 5) == "127.0.0.1:5"
     assert resolve_udp("::1", 5) == "[::1]:5"
     with pytest.raises(OSError, match=r".+"):
         resolve_udp("no.such.host.invalid", 5)
-    with pytest.raises(OSError, match="not a host name"):
+    with pytest.raises(OSError, match="does not resolve"):
         resolve_udp("a..b" + "x" * 70, 5)

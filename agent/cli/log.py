@@ -1,0 +1,44 @@
+"""`log`: the log levels of the running agent, changed for a while."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlencode
+
+from agent.cli import control
+from agent.cli.flags import Flag, FlagSet, HelpWanted
+from agent.cli.http import HttpError, fetch
+from agent.durations import go_duration
+from agent.errors import ConfigError, FatalError
+
+TIMEOUT = 10.0  # seconds
+FLAGS = FlagSet(
+    "remora-agent log [LEVEL|SCOPE:LEVEL[,...]|reset]",
+    (Flag("for", "5m", "how long, at most an hour; then the levels are as configured again"), control.PORT),
+    about="Change the running agent's log levels for a while; without a level, tell them.",
+)
+
+
+def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Exit 0; ConfigError (255) for what is no level, FatalError (1) if there is no agent."""
+    try:
+        args = FLAGS.parse(argv)
+    except HelpWanted as wanted:
+        print(wanted)
+        return 0
+    if len(args.words) > 1:
+        raise ConfigError(f"log takes one list of levels, such as default:debug,sds:info, not {len(args.words)} words")
+    try:
+        seconds = go_duration(args["for"])
+    except ValueError as e:
+        raise ConfigError(f"--for: {e}") from None
+    query = "?" + urlencode({"level": args.words[0], "seconds": f"{seconds:g}"}) if args.words else ""
+    target = control.url(args["status-port"], f"/logging{query}")
+    try:
+        status, answer = fetch("POST" if query else "GET", target, b"", TIMEOUT)
+    except HttpError as e:
+        raise FatalError(f"the agent was not reached: {e}") from None
+    text = answer.decode("utf-8", "replace").strip()
+    if status != 200:
+        raise ConfigError(text or f"the agent answered with status {status}")
+    sys.stdout.write(text + "\n")
+    return 0

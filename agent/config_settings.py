@@ -1,0 +1,99 @@
+"""The configuration as a list for people: every setting, its value and where it came from; secrets are left out."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.config import AgentConfig
+from agent.config_proxy import MERGED, source_of
+from agent.environment import ENVIRONMENT
+from agent.proxyschema import FIELDS
+from agent.record import record
+
+REDACTED = "(redacted)"
+# Part of the name of what nobody may read; header values are secret whatever their name.
+SECRET_WORDS = ("accesstoken", "access_token", "password", "passwd", "apikey", "api_key", "client_secret", "bearer")
+SECRET_ENDS = ("_TOKEN", "_SECRET", "_PASSWORD")
+HEADERS = ("XDS_HEADER_", "CA_HEADER_")
+FREE = ("ISTIO_META_", "ISTIO_METAJSON_", *HEADERS)  # variables with names of the user's own
+FIELD_BY_FIELD = "(shown field by field)"
+
+
+@record
+class Setting:
+    """One row. `group`: flag, environment, proxy config or node; `source`: default, flag, environment, file, ..."""
+
+    group: str
+    name: str
+    value: Any  # as JSON has it; None = unset
+    source: str
+
+
+def settings(config: AgentConfig) -> list[Setting]:
+    """Every setting of the agent, in groups, sorted by name within them."""
+    return [*_flags(config), *_environment(config), *_proxy(config), *_node(config)]
+
+
+def _flags(config: AgentConfig) -> Iterator[Setting]:
+    for name, (value, source) in sorted(config.sources.flags.items()):
+        yield Setting("flag", f"--{name}", _shown(name, value), source)
+
+
+def _environment(config: AgentConfig) -> Iterator[Setting]:
+    rows: dict[str, tuple[Any, str]] = dict(config.sources.environment)
+    free = {n: v for n, v in config.environ.items() if n.startswith(FREE) and n not in rows}
+    rows.update({name: (value, ENVIRONMENT) for name, value in free.items()})
+    for name, (value, source) in sorted(rows.items()):
+        if name == "PROXY_CONFIG" and value:
+            value = FIELD_BY_FIELD
+        yield Setting("environment", name, _shown(name, value), source)
+
+
+def _proxy(config: AgentConfig) -> Iterator[Setting]:
+    for name in sorted(FIELDS):
+        value = config.proxy_config.get(name)
+        if name in MERGED and isinstance(value, Mapping):
+            for key, inner in sorted(value.items()):
+                path = f"{name}.{key}"
+                yield Setting("proxy config", path, _shown(key, inner), source_of(config.sources.proxy, path))
+        else:
+            yield Setting("proxy config", name, _shown(name, value), source_of(config.sources.proxy, name))
+
+
+def _node(config: AgentConfig) -> Iterator[Setting]:
+    node, platform = config.node, config.platform
+    yield Setting("node", "annotations", _shown("", dict(node.annotations)), "file ./etc/istio/pod/annotations")
+    yield Setting("node", "id", node.id, "computed")
+    yield Setting("node", "identity", node.spiffe_id if config.identity else None, "computed")
+    yield Setting("node", "ips", list(node.ips), "INSTANCE_IP and the machine's interfaces")
+    yield Setting("node", "labels", dict(node.labels), "file ./etc/istio/pod/labels")
+    yield Setting("node", "platform", platform.name or None, "CLOUD_PLATFORM or the machine's firmware")
+    yield Setting("node", "platformMetadata", dict(platform.metadata), "metadata server or GCP_METADATA")
+
+
+def _secret(name: str) -> bool:
+    low = name.lower().replace("-", "_")
+    return name.startswith(HEADERS) or any(word in low for word in SECRET_WORDS) or name.upper().endswith(SECRET_ENDS)
+
+
+def _shown(name: str, value: Any) -> Any:
+    """`value` without what is secret in it; a JSON text is looked into, a bare one judged by its name."""
+    if isinstance(value, Mapping):
+        return {key: _shown(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(name, inner) for inner in value]
+    if isinstance(value, str) and value:
+        if _secret(name):
+            return REDACTED
+        if value.lstrip()[:1] in ("{", "["):
+            return _shown_json(value)
+    return value
+
+
+def _shown_json(text: str) -> str:
+    try:
+        data = json.loads(text)
+        shown = _shown("", data)
+    except (ValueError, RecursionError):
+        return REDACTED if any(word in text.lower() for word in SECRET_WORDS) else text
+    return text if shown == data else json.dumps(shown, ensure_ascii=False)

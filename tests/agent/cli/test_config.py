@@ -1,0 +1,72 @@
+"""`config show` and `config check` as commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.cli.config import run
+from agent.cli.flags import HelpWanted
+from agent.errors import ConfigError
+
+ENV = {"CLOUD_PLATFORM": "none", "POD_NAME": "a\nb", "DISABLE_ENVOY": "true", "INSTANCE_IP": "10.0.0.1"}
+
+
+@pytest.fixture(autouse=True)
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "var/run/secrets/istio/root-cert.pem"
+    root.parent.mkdir(parents=True)
+    root.write_text("root")
+
+
+def test_show_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "router", "--domain=x"], ENV) == 0
+    out = capsys.readouterr().out
+    assert "\nenvironment:\n" in out
+    assert "\nproxy config:\n" in out
+    row = next(line for line in out.splitlines() if line.split()[:1] == ["POD_NAME"])
+    assert row.split(None, 1)[1] == "a\\nb  (environment)"
+    assert "router~10.0.0.1~" in out
+
+
+def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--json", "show", "--domain", "x"], ENV) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"group": "flag", "name": "--domain", "value": "x", "source": "flag"} in rows
+    assert not any(row["name"] == "--json" for row in rows)
+
+
+def test_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check"], ENV) == 0
+    assert capsys.readouterr().out == "The configuration is usable.\n"
+    assert run(["check", "--log_output_level=x"], {**ENV, "REDIRECT_GUARD": "x", "SECRET_TTL": "x"}) == 255
+    out, err = capsys.readouterr()
+    assert out.startswith("warning: SECRET_TTL")
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["Error", "Error"]
+
+
+def test_check_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", "nosuch", "--json"], ENV) == 255
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["problems"]) == 1
+    assert found["warnings"] == []
+
+
+def test_a_configuration_that_cannot_work_is_not_shown() -> None:
+    with pytest.raises(ConfigError, match="invalid proxy Type"):
+        run(["show", "nosuch"], ENV)
+
+
+@pytest.mark.parametrize("argv", [[], ["list"]])
+def test_it_must_be_told_what_to_do(argv: list[str]) -> None:
+    with pytest.raises(ConfigError, match="config show or config check"):
+        run(argv, ENV)
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        run(["--help"], ENV)
+    except HelpWanted as text:
+        print(text)
+    assert "--json" in capsys.readouterr().out

@@ -1,0 +1,101 @@
+"""The list of settings: complete, with sources, without secrets."""
+
+import json
+from typing import Any
+
+import pytest
+
+from agent.cli.flags import PROXY
+from agent.config_settings import REDACTED, Setting, settings
+from agent.proxyschema import FIELDS
+from tests.fakes.configs import make
+
+
+def rows(*args: str, **kwargs: Any) -> dict[str, Setting]:
+    return {row.name: row for row in settings(make(*args, **kwargs))}
+
+
+def test_every_flag_and_every_field_is_there() -> None:
+    found = rows()
+    assert {f"--{flag.name}" for flag in PROXY.flags} <= found.keys()
+    assert set(FIELDS) <= found.keys()
+    assert {"SECRET_TTL", "INSTANCE_IP", "ENVOY_RESTARTS", "ISTIO_DELTA_XDS", "CLOUD_PLATFORM"} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "source"),
+    [
+        ("--domain", "x", "flag"),
+        ("--concurrency", 0, "default"),
+        ("SECRET_TTL", "3600s", "environment"),
+        ("SECRET_GRACE_PERIOD_RATIO", 0.5, "default (the environment's value is unusable)"),
+        ("POD_NAME", "app-1", "environment"),
+        ("DNS_FORWARD_TIMEOUT", "5s", "default"),
+        ("ISTIO_META_ANY", "thing", "environment"),
+        ("PROXY_CONFIG", "(shown field by field)", "environment"),
+        ("configPath", "./etc/istio/proxy", "default"),
+        ("meshId", "m", "defaultConfig of ./etc/istio/config/mesh"),
+        ("drainDuration", "7s", "PROXY_CONFIG"),
+        ("terminationDrainDuration", "9s", "annotation proxy.istio.io/config"),
+        ("discoveryAddress", "d:1", "annotation sidecar.istio.io/discoveryAddress"),
+        ("statusPort", 15555, "annotation status.sidecar.istio.io/port"),
+        ("concurrency", 3, "environment ISTIO_CPU_LIMIT"),
+        ("proxyMetadata.MESH", "1", "defaultConfig of ./etc/istio/config/mesh"),
+        ("proxyMetadata.BOTH", "new", "PROXY_CONFIG"),
+        ("tracing", None, "default"),
+        ("id", "sidecar~10.77.0.2~app-1.demo~x", "computed"),
+    ],
+)
+def test_values_and_sources(name: str, value: object, source: str) -> None:
+    found = rows(
+        "sidecar",
+        "--domain=x",
+        env={
+            "SECRET_TTL": "1h",
+            "SECRET_GRACE_PERIOD_RATIO": "half",
+            "ISTIO_META_ANY": "thing",
+            "ISTIO_CPU_LIMIT": "3",
+        },
+        files={
+            "./etc/istio/config/mesh": b"defaultConfig: {meshId: m, drainDuration: 1s,"
+            b" proxyMetadata: {MESH: '1', BOTH: old}}"
+        },
+        proxy={"drain_duration": "7s", "terminationDrainDuration": "8s", "proxyMetadata": {"BOTH": "new"}},
+        annotations={
+            "proxy.istio.io/config": "terminationDrainDuration: 9s",
+            "sidecar.istio.io/discoveryAddress": "d:1",
+            "status.sidecar.istio.io/port": "15555",
+        },
+    )
+    assert (found[name].value, found[name].source) == (value, source)
+
+
+def test_the_flag_beats_the_limit() -> None:
+    row = rows("sidecar", "--concurrency=2", env={"ISTIO_CPU_LIMIT": "3"})["concurrency"]
+    assert (row.value, row.source) == (2, "flag --concurrency")
+
+
+def test_secrets_stay_secret() -> None:
+    config = make(
+        env={
+            "XDS_HEADER_X": "hush-1",
+            "CA_HEADER_AUTHORIZATION": "hush-2",
+            "ISTIO_META_API_TOKEN": "hush-3",
+            "ISTIO_METAJSON_A": '{"b": {"password": "hush-4"}, "c": 1}',
+        },
+        proxy={
+            "tracing": {"lightstep": {"address": "l:1", "accessToken": "hush-5"}},
+            "proxyMetadata": {"MY_SECRET": "hush-6", "PLAIN": "shown"},
+        },
+        annotations={
+            "proxy.istio.io/config": '{"tracing": {"lightstep": {"address": "l:1", "accessToken": "hush-7"}}}'
+        },
+    )
+    found = settings(config)
+    assert "hush" not in json.dumps([[row.name, row.value] for row in found])
+    assert {row.name: row.value for row in found}["proxyMetadata.PLAIN"] == "shown"
+    assert sum(row.value == REDACTED for row in found) == 4
+
+
+def test_rows_are_json() -> None:
+    json.dumps([row.value for row in settings(make(env={"POD_NAME": "\udcff"}))])
