@@ -1,4 +1,4 @@
-"""`remora-init plan|apply|verify|cleanup FLAGS`, and the drop-in for `istio-iptables FLAGS`."""
+"""`remora-init plan|apply|verify|cleanup|explain FLAGS`, and the drop-in for `istio-iptables FLAGS`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from init import config as configuration
 from init import flags
 from init.errors import InitError
 from init.plan import Plan, plan
-from init.rules import render
+from init.rules import RuleSet, render
 from init.settings import InitConfig
 
 VERBS = ("plan", "apply", "verify", "cleanup")
@@ -42,6 +42,10 @@ def end_cleanly() -> None:
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """A verb with flags, or flags alone, which act as `istio-iptables` does. Returns the exit code."""
+    if argv and argv[0] == "explain":
+        from init import ask
+
+        return guarded(lambda: ask.run(argv[1:], environ))
     if not argv or argv[0] not in VERBS:
         return istio_iptables(argv, environ)
     return guarded(lambda: verb(argv[0], parsed(argv[1:], environ)))
@@ -88,8 +92,8 @@ def drop_in(config: InitConfig) -> int:
             say(config, warning, level="warn")
         say(config, f"{done} ({outcome.backend})")
         for family, rules in outcome.after.items():
-            if family == 4 or config.v6:
-                say(config, f"{'iptables' if family == 4 else 'ip6tables'}-save", *render(rules).splitlines())
+            if family != 6 or config.v6:
+                say(config, *saved(family, rules).splitlines())
     if config.validate and not config.cleanup_only and not config.dry_run:
         from init.validate import validate
 
@@ -112,11 +116,7 @@ def verb(name: str, config: InitConfig) -> int:
         for difference in found:
             print(f"{difference.kind}: {difference.text}")
         harmful = sum(d.harmful for d in found)
-        print(
-            f"{harmful} differences from the plan"
-            if harmful
-            else f"the plan's {plan(config).count()} rules are in force"
-        )
+        print(f"{harmful} differences from the plan" if harmful else f"the plan's {count(config)} rules are in force")
         return 1 if harmful else 0
     if name == "cleanup":
         outcome = apply.cleanup(config)
@@ -131,7 +131,7 @@ def verb(name: str, config: InitConfig) -> int:
 
 def preview(config: InitConfig) -> None:
     """Print what would be loaded, and write it to DRY_RUN_FILE_PATH when that is set. Touches nothing else."""
-    text = "" if config.cleanup_only else describe(plan(config))
+    text = "" if config.cleanup_only else describe(plan(config), native=config.native)
     print(text, end="")
     if config.dry_run and config.dry_run_file:
         try:
@@ -141,11 +141,34 @@ def preview(config: InitConfig) -> None:
             raise InitError(f"DRY_RUN_FILE_PATH {config.dry_run_file} cannot be written: {e.strerror}") from None
 
 
-def describe(planned: Plan) -> str:
+def count(config: InitConfig) -> int:
+    """How many rules the plan has in the form that is asked for."""
+    if not config.native:
+        return plan(config).count()
+    from init import nftrules
+
+    return nftrules.native(plan(config)).count()
+
+
+def saved(family: int, rules: RuleSet) -> str:
+    """Rules as the command prints them that lists them."""
+    if family in (4, 6):
+        return f"{'iptables' if family == 4 else 'ip6tables'}-save\n{render(rules)}"
+    from init import nftrules
+
+    return "nft list tables\n" + nftrules.render(rules)
+
+
+def describe(planned: Plan, *, native: bool = False) -> str:
     """The plan as commands, each with what it reads."""
-    text = "# iptables-restore --noflush\n" + render(planned.v4)
-    if planned.v6 is not None:
-        text += "# ip6tables-restore --noflush\n" + render(planned.v6)
+    if native:
+        from init import nftrules
+
+        text = "# nft -f -\n" + nftrules.transition(RuleSet(), nftrules.native(planned))
+    else:
+        text = "# iptables-restore --noflush\n" + render(planned.v4)
+        if planned.v6 is not None:
+            text += "# ip6tables-restore --noflush\n" + render(planned.v6)
     wanted = planned.routes
     for family in wanted.families:
         text += f"# ip -{family} rule add fwmark {wanted.mark} lookup {wanted.table}\n"

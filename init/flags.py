@@ -165,7 +165,7 @@ def set_flag(values: dict[str, Value], name: str, shown: str, text: str | None, 
 
 def usage() -> str:
     """The help text: every flag with its default and environment variables."""
-    lines = ["Usage: remora-init [plan|apply|verify|cleanup] [flags]", "", "Flags:"]
+    lines = ["Usage: remora-init [plan|apply|verify|cleanup|explain] [flags]", "", "Flags:"]
     for name, (short, kind, default, variables) in FLAGS.items():
         text = f"  {'-' + short + ', ' if short else '    '}--{name}" + ("" if kind == "bool" else f" {kind}")
         notes = ([f"default {default!r}"] if default not in ("", False) else []) + [f"${v}" for v in variables]

@@ -91,11 +91,14 @@ CORES = {
     "agent/xds/wire.py",
     "init/change.py",
     "init/diff.py",
+    "init/explain.py",
     "init/nftrules.py",
     "init/nftwords.py",
     "init/plan.py",
     "init/rules.py",
+    "init/record.py",
     "init/settings.py",
+    "init/trouble.py",
 }
 IMPURE = {
     "asyncio",
@@ -113,6 +116,7 @@ IMPURE = {
 
 # Shells whose whole behaviour is sockets, kernels or processes: their tests are under component/, netns/ or e2e/.
 TESTED_ELSEWHERE = {
+    "init/ask.py": "tests/netns/test_explain.py",
     "agent/app.py": "tests/netns/test_agent.py",
     "agent/boot.py": "tests/netns/test_agent.py",
     "agent/cli/drain.py": "tests/agent/cli/test_control.py",
