@@ -103,8 +103,8 @@ class Replay:
         if watch is None or not asked.nonce:
             wildcard = not asked.subscribe or "*" in asked.subscribe
             watch = self._watches[asked.type_url] = _Watch(wildcard, names, set())
-            if kept is None or (asked.version and (wildcard or names <= kept.names)):
-                return []
+            if kept is None or (asked.version and (wildcard or not (names - kept.names) & kept.entries.keys())):
+                return []  # it has a version, so it has what it had asked for then
         else:
             if asked.nonce != watch.nonce:
                 return []  # overtaken by a later response

@@ -183,6 +183,8 @@ def _scan(frame: bytes, wanted: dict[int, str]) -> dict[str, bytes] | None:
             if wire_type == 0:
                 continue
             if name := wanted.get(tag):
+                if name in found:  # the earlier one counts for nothing, but must be well-formed all the same
+                    return None
                 found[name] = frame[position : position + value]
             position += value
     except IndexError:
