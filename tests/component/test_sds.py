@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shutil
 import socket
 import stat
 import time
@@ -156,6 +157,38 @@ def test_a_hostile_stream_ends_alone(tmp_path: Path, message: Any, sentence: str
     asyncio.run(main())
 
 
+def test_stale_nonces_are_counted(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w:
+            async with SdsClient(w.path) as c:
+                await c.ask("default")
+                await c.follow("default")
+                await c.ask("default", nonce="old")
+                await c.ask("default", "ROOTCA")
+                await c.receive()
+            await eventually(lambda: w.server.stale == 1)
+
+    asyncio.run(main())
+
+
+def test_random_bytes_on_the_socket_disturb_nobody(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as good:
+            await good.get("default")
+            for junk in (
+                os.urandom(4096),
+                b"GET / HTTP/1.1\r\n\r\n",
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 64,
+            ):
+                with socket.socket(socket.AF_UNIX) as s:
+                    s.connect(w.path)
+                    s.sendall(junk)
+            w.secret.set(make_secret("two"))
+            assert chain(secrets(await good.receive())["default"]) == b"chain of two\n"
+
+    asyncio.run(main())
+
+
 def test_a_client_that_never_reads_delays_nobody(tmp_path: Path) -> None:
     async def main() -> None:
         big = replace(make_secret(), chain=b"x" * 300_000)
@@ -275,6 +308,84 @@ def test_mounted_files_are_served_and_their_changes_pushed(tmp_path: Path) -> No
             (tmp_path / "cert.pem").write_bytes(cert[:100])
             _, new = write_pair(tmp_path, root)
             assert chain(await a.follow(name)) == new
+
+    asyncio.run(main())
+
+
+def swap_volume(folder: Path, root: Root, version: str) -> bytes:
+    """What the kubelet does: a new directory, then `..data` renamed over the old link."""
+    new = folder / f"..{version}"
+    new.mkdir(parents=True)
+    _, cert = write_pair(new, root)
+    (folder / "..tmp").symlink_to(new.name)
+    os.rename(folder / "..tmp", folder / "..data")
+    for name in ("cert.pem", "key.pem"):
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    return cert
+
+
+@pytest.mark.parametrize("style", ["rewrite", "rename", "kubelet", "chain", "vanish"])
+def test_every_way_to_change_a_file_reaches_envoy_soon(tmp_path: Path, style: str) -> None:
+    async def main() -> None:
+        root, mount = Root(), tmp_path / "mount"
+        mount.mkdir()
+        if style == "chain":
+            (tmp_path / "deep").mkdir()
+            (tmp_path / "alias").symlink_to("deep")
+            real, mount = tmp_path / "deep", tmp_path / "alias"
+        cert = swap_volume(mount, root, "v0") if style == "kubelet" else write_pair(mount, root)[1]
+        name = f"file-cert:{mount}/cert.pem~{mount}/key.pem"
+        async with serving(tmp_path) as w, SdsClient(w.path) as c:
+            await c.ask(name)
+            assert chain(await c.follow(name)) == cert
+            for i in range(1, 4):
+                if style == "rename":
+                    (tmp_path / "new").mkdir(exist_ok=True)
+                    _, cert = write_pair(tmp_path / "new", root)
+                    for file in ("key.pem", "cert.pem"):
+                        os.rename(tmp_path / "new" / file, mount / file)
+                elif style == "kubelet":
+                    cert = swap_volume(mount, root, f"v{i}")
+                elif style == "chain":
+                    real = tmp_path / f"deep{i}"
+                    real.mkdir()
+                    _, cert = write_pair(real, root)
+                    (tmp_path / "next").symlink_to(real.name)
+                    os.rename(tmp_path / "next", tmp_path / "alias")
+                else:
+                    if style == "vanish":
+                        shutil.rmtree(mount)
+                        await asyncio.sleep(0.2)
+                        mount.mkdir()
+                    _, cert = write_pair(mount, root)
+                assert chain(await c.follow(name)) == cert
+            assert w.server.watch_failures == 0
+
+    asyncio.run(main())
+
+
+def test_the_revocation_list_is_pushed_when_it_comes_and_goes(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as c:
+            await c.ask("ROOTCA")
+            assert not (await c.follow("ROOTCA")).validation_context.HasField("crl")
+            (tmp_path / "crl.pem").write_text("x")
+            assert (await c.follow("ROOTCA")).validation_context.crl.filename == w.config.crl_file
+            (tmp_path / "crl.pem").unlink()
+            assert not (await c.follow("ROOTCA")).validation_context.HasField("crl")
+
+    asyncio.run(main())
+
+
+def test_the_servers_report_tells_of_files(tmp_path: Path) -> None:
+    async def main() -> None:
+        write_pair(tmp_path, Root())
+        name = f"file-cert:{tmp_path}/cert.pem~{tmp_path}/key.pem"
+        async with serving(tmp_path) as w, SdsClient(w.path) as c:
+            await c.get(name)
+            (row,) = w.server.report()
+            assert (row["name"], row["certificate"]["san"]) == (name, ["spiffe://mounted/x"])
 
     asyncio.run(main())
 
