@@ -59,10 +59,11 @@ class Tracker:
             self._answered(watch, asked)
 
     def prune(self) -> None:
-        """Let go of what the stream, which must have lasted for a while, never asked for by name."""
-        for type_url, watch in self._watches.items():
-            if not watch.wildcard and type_url not in WHOLE:
-                self._cache.retain(type_url, watch.names)
+        """Let go of what the stream, which must have lasted for a while, never asked for."""
+        for type_url in self._cache.types():
+            watch = self._watches.get(type_url)
+            if watch is None or not (watch.wildcard or type_url in WHOLE):
+                self._cache.retain(type_url, watch.names if watch else frozenset())
 
     def close(self) -> None:
         """The stream is over; what was not acknowledged does not count."""

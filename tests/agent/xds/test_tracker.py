@@ -98,6 +98,10 @@ def test_a_new_envoy_that_asks_for_less_is_followed_in_time(flavour):
     assert later.kept(ENDPOINTS) == "abc"
     later.tracker.prune()
     assert later.kept(ENDPOINTS) == "a"
+    last = Stream(flavour, stream.cache)
+    last.ask(CLUSTER)
+    last.tracker.prune()
+    assert last.kept(ENDPOINTS) == ""
 
 
 @both
