@@ -121,8 +121,9 @@ def transition(have: RuleSet, want: RuleSet) -> str:
     A table is replaced whole, one that is right is not named, so that its counters go on.
     """
     text = ""
-    for name in TABLES:
-        there = any(t.name == name for t in have.tables)
+    names = {t.name for t in have.tables}
+    for name in (*TABLES, *sorted(names - set(TABLES))):
+        there = name in names
         target = RuleSet(tuple(t for t in want.tables if t.name == name))
         if there == bool(target.tables) and have.table(name) == want.table(name):
             continue

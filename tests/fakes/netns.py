@@ -127,9 +127,15 @@ def used(rules: RuleSet) -> RuleSet:
     return canonical(RuleSet(tuple(t for t in tables if t.chains)))
 
 
+def native_rules() -> list[str]:
+    """Every table of family inet, without counters."""
+    names = [line.split()[2] for line in sh("nft list tables inet").splitlines()]
+    return [line for name in sorted(names) for line in sh(f"nft -s -n list table inet {name}").splitlines()]
+
+
 def snapshot() -> list[str]:
-    """Every rule of both backends and families, policy routing and the addresses of lo, as text."""
-    lines = [line for save in SAVES for line in render(used(parse(sh(save)))).splitlines()]
+    """Every rule of all backends and families, policy routing and the addresses of lo, as text."""
+    lines = [line for save in SAVES for line in render(used(parse(sh(save)))).splitlines()] + native_rules()
     for family in "46":
         rules = sh(f"ip -{family} rule show").splitlines()
         lines += sorted(re.sub(r"^\d+:\s+", f"IPv{family} rule ", r) for r in rules)  # priorities follow history

@@ -87,6 +87,49 @@ def notified_nft() -> None:
     assert apply.verify(planned()) == []
 
 
+def notified_native() -> None:
+    """The same for native tables, whoever damages them and whatever of iptables' kind comes in their place."""
+    native = ("--native-nftables", "--redirect-dns", "--capture-all-dns")
+    apply.apply(planned(*native))
+    world = World(GuardMode.APPLY, 3600.0, *native)
+
+    async def script() -> None:
+        for i, words in enumerate(
+            (
+                ("delete", "table", "inet", "istio-proxy-nat"),
+                ("flush", "chain", "inet", "istio-proxy-nat", "istio-output"),
+                ("insert", "rule", "inet", "istio-proxy-raw", "output", "accept"),
+                ("flush", "ruleset"),
+            )
+        ):
+            sh("nft", *words)
+            event = await world.said("rules-repaired", i + 1)
+            print("repaired after", event.fields["ms"], "ms")
+        sh(sys.executable, "-m", "tests.netns.guard_scenarios", "reapply")  # somebody switches to iptables
+        await world.said("rules-repaired", 5)
+
+    world.play(script)
+    assert apply.verify(planned(*native)) == []
+    assert "ISTIO" not in subprocess.run(["iptables-nft-save"], capture_output=True, text=True, check=True).stdout
+
+
+def crash_native() -> None:
+    """A crash makes the guard look at legacy tables too, which tell nobody."""
+    apply.apply(planned("--native-nftables"))
+    world = World(GuardMode.APPLY, 3600.0, "--native-nftables")
+    legacy = ("iptables-legacy", "-w", "-t", "nat")
+
+    async def script() -> None:
+        sh(*legacy, "-N", "ISTIO_OUTPUT")
+        sh(*legacy, "-A", "OUTPUT", "-j", "ISTIO_OUTPUT")
+        world.envoy.set(EnvoyState(EnvoyPhase.RUNNING, pid=2, crashes=1))
+        assert "stale-backend" in (await world.said("rules-missing")).message
+        await world.said("rules-repaired")
+
+    world.play(script)
+    assert "ISTIO" not in subprocess.run(["iptables-legacy-save"], capture_output=True, text=True, check=True).stdout
+
+
 def crash_legacy() -> None:
     """Legacy tables tell nobody: an Envoy crash is what makes the guard look."""
     legacy = ("--force-iptables-binary", "legacy")

@@ -18,7 +18,17 @@ def run(*command: str) -> None:
 @pytest.mark.root
 @pytest.mark.parametrize(
     "scenario",
-    ["notified_nft", "crash_legacy", "period_legacy", "detect", "probing", "unprivileged", "notifications"],
+    [
+        "notified_nft",
+        "notified_native",
+        "crash_native",
+        "crash_legacy",
+        "period_legacy",
+        "detect",
+        "probing",
+        "unprivileged",
+        "notifications",
+    ],
 )
 def test_scenario(scenario: str) -> None:
     run(*SCENARIO, scenario)

@@ -23,7 +23,7 @@ def world() -> Iterator[World]:
     made.close()
 
 
-@pytest.fixture(params=["nft", "legacy", "python-iptables"])
+@pytest.fixture(params=["nft", "legacy", "python-iptables", "native"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What --force-iptables-binary says; python-iptables serves legacy tables where no command is found."""
     if request.param != "python-iptables":
