@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agent.identity.manager import IdentityManager
     from agent.sds.server import SdsServer
     from agent.status.metrics import Registry
+    from agent.xds.proxy import XdsProxy
     from agent.xds.session import Announcement
 
 log = logs.scope("default")
@@ -86,6 +87,7 @@ class App:
         self.names: Latest[Mapping[str, NameInfo] | None] = Latest(None)
         self.announcements: Latest[tuple[Announcement, ...]] = Latest(())
         self.envoy_ready: Callable[[], Awaitable[Readiness]] | None = None
+        self.xds: XdsProxy | None = None
         self.dns: DnsServer | None = None
         self.identity: IdentityManager | None = None
         self.sds: SdsServer | None = None
@@ -147,7 +149,8 @@ class App:
         from agent.xds.proxy import XdsProxy
 
         handlers = {wire.NAME_TABLE: self._take_names, wire.TRUST_BUNDLE: self._take_trust}
-        return XdsProxy(self.config.xds, self.xds_status, handlers, self.recorder, self.announcements)
+        self.xds = XdsProxy(self.config.xds, self.xds_status, handlers, self.recorder, self.announcements)
+        return self.xds
 
     def _mirror(self) -> Component:
         from agent.identity import files
@@ -177,6 +180,8 @@ class App:
         registry = self.registry = Registry()
         exposition.certificate(registry, self.secret)
         exposition.envoy(registry, self.envoy)
+        if self.xds is not None:
+            exposition.xds_cache(registry, self.xds.cache)
         if self.sds is not None:
             exposition.sds(registry, self.sds)
         if self.dns is not None:
@@ -235,6 +240,8 @@ class App:
         async def gate() -> Readiness:
             answer = await readiness()
             link = self.xds_status.value
+            if answer.ready and link.stale:
+                return Readiness(True, "the control plane is away and Envoy has the configuration it accepted last")
             if answer.ready or link.connected or not link.error:
                 return answer
             return Readiness(False, f"{answer.reason} (control plane: {link.error})")

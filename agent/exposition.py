@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agent.identity.journal import RenewalStatus
     from agent.identity.manager import IdentityManager
     from agent.sds.server import SdsServer
+    from agent.xds.keeper import CacheReport
 
 
 def certificate(registry: Registry, secret: Latest[Secret | None]) -> None:
@@ -91,6 +92,23 @@ def envoy(registry: Registry, state: Latest[EnvoyState]) -> None:
             return [({}, float(getattr(state.value, name)))]
 
         registry.computed(f"envoy_{name}_total", "counter", what, count)
+
+
+def xds_cache(registry: Registry, report: "Callable[[], CacheReport]") -> None:
+    """The configuration that is kept for when the control plane is away."""
+    whats: dict[str, tuple[str, Callable[[CacheReport], float]]] = {
+        "xds_stale": ("1 while Envoy is served what it accepted last.", lambda now: now.state == "stale"),
+        "xds_cache_age_seconds": ("Seconds since the control plane was last heard.", lambda now: now.age),
+        "xds_cache_bytes": ("Bytes of configuration kept for an outage.", lambda now: now.bytes),
+        "xds_cache_resources": ("Resources kept for an outage.", lambda now: now.resources),
+        "xds_cache_off": ("1 if nothing is kept for an outage.", lambda now: now.state == "off"),
+    }
+    for name, (what, read) in whats.items():
+
+        def sample(read: "Callable[[CacheReport], float]" = read) -> list[Sample]:
+            return [({}, float(read(report())))]
+
+        registry.computed(name, "gauge", what, sample)
 
 
 def dns(registry: Registry, stats: "DnsStats") -> None:

@@ -42,7 +42,7 @@ class EnvoyState:
 
 @record
 class Readiness:
-    """The answer to one gate of /healthz/ready; `reason` is empty when ready."""
+    """The answer to one gate of /healthz/ready; `reason` says why not or, when ready, what is not as it should be."""
 
     ready: bool
     reason: str = ""

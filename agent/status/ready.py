@@ -7,8 +7,13 @@ from agent.model import Readiness
 
 
 def verdict(answers: Iterable[Readiness]) -> Readiness:
-    """Ready if every gate is; else the first reason, in the order of the gates."""
-    return next((answer for answer in answers if not answer.ready), Readiness(True))
+    """The first refusal, in the order of the gates; ready if there is none, with whatever they warn of."""
+    warnings = []
+    for answer in answers:
+        if not answer.ready:
+            return answer
+        warnings.append(answer.reason)
+    return Readiness(True, "; ".join(filter(None, warnings)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,9 @@ class StatusServer:
         if first is None and self._history.first is not None:
             self._startup.set(round(self._history.first, 6))
         if news:
-            if now.ready:
+            if now.ready and now.reason:
+                log.warning("Envoy proxy is ready, but %s", now.reason)
+            elif now.ready:
                 log.info("Envoy proxy is ready")
             else:
                 log.log(logging.WARNING, "Envoy proxy is NOT ready: %s", now.reason)

@@ -145,7 +145,8 @@ class Keeper:
         state = "off" if self.cache.off else "stale" if self._status.value.stale else "empty"
         if state == "empty" and kept:
             state = "live" if self._fresh() else "expired"
-        return CacheReport(state, self.cache.off, self.cache.size, sum(len(k.entries) for k in kept), self.age)
+        age = self.age if self._heard else 0.0
+        return CacheReport(state, self.cache.off, self.cache.size, sum(len(k.entries) for k in kept), age)
 
     def _fresh(self) -> bool:
         return self.age < self._config.max_age

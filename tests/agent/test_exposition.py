@@ -13,6 +13,7 @@ from agent.latest import Latest
 from agent.model import EnvoyPhase, EnvoyState, Readiness, Secret
 from agent.sds.server import SdsServer
 from agent.status.metrics import Registry
+from agent.xds.keeper import CacheReport
 
 
 def test_the_certificate_appears_with_the_first_one_and_counts_below_zero() -> None:
@@ -34,6 +35,17 @@ def test_crashes_and_restarts_of_envoy() -> None:
     page = registry.render()
     assert "istio_agent_envoy_crashes_total 3\n" in page
     assert "istio_agent_envoy_restarts_total 2\n" in page
+
+
+def test_the_cache_for_outages() -> None:
+    registry = Registry()
+    report = CacheReport("stale", "", 1000, 7, 12.5)
+    exposition.xds_cache(registry, lambda: report)
+    page = registry.render()
+    for line in ("stale 1", "cache_age_seconds 12.5", "cache_bytes 1000", "cache_resources 7", "cache_off 0"):
+        assert f"istio_agent_xds_{line}\n" in page
+    report = CacheReport("off", "too big", 0, 0, 0.0)
+    assert "istio_agent_xds_cache_off 1\n" in registry.render()
 
 
 def test_dns_numbers_appear_with_their_first_use() -> None:

@@ -16,6 +16,12 @@ def test_the_first_reason_counts(gates: list[Readiness], expected: Readiness) ->
     assert verdict(gates) == expected
 
 
+def test_a_warning_keeps_it_ready() -> None:
+    odd, old = Readiness(True, "the weather is odd"), Readiness(True, "the news is old")
+    assert verdict([odd, YES, old]) == Readiness(True, "the weather is odd; the news is old")
+    assert verdict([odd, ONE]) == ONE
+
+
 def test_only_changes_are_news() -> None:
     history, news = observe(History(), ONE, 1.0)
     assert news

@@ -87,7 +87,7 @@ def test_too_much_is_said_once():
     [(kind, message)] = rig.kinds()
     assert kind == "cache-off"
     assert message.endswith("larger than XDS_CACHE_MAX_BYTES (20).")
-    assert rig.keeper.report() == CacheReport("off", rig.keeper.cache.off, 0, 0, rig.keeper.age)
+    assert rig.keeper.report() == CacheReport("off", rig.keeper.cache.off, 0, 0, 0.0)
 
 
 def test_switched_off_it_says_nothing():
