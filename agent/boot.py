@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from agent import logs, uds
+from agent import atomicfile, logs, uds
 from agent.config import AgentConfig
 from agent.envoy import args, bootstrap, launch
 from agent.errors import FatalError
@@ -96,24 +96,17 @@ def write_bootstrap(config: AgentConfig) -> list[str]:
         return []
     text = json.dumps(bootstrap.render(config, log.warning), ensure_ascii=False)
     files = {**bootstrap.side_files(config), args.config_file(config): text}
+    written: list[str] = []
     try:
         os.makedirs(config.envoy.config_dir, mode=0o700, exist_ok=True)
         for path, content in files.items():
-            _write(path, content, config.envoy.run_as)
+            atomicfile.write(path, content, 0o600, config.envoy.run_as)
+            written.append(path)
     except OSError as error:
+        for path in written:
+            os.unlink(path)
         raise FatalError(
             f"Envoy's bootstrap cannot be written to {config.envoy.config_dir}: {error.strerror}; "
             "make the directory writable for this user or set configPath"
         ) from error
-    return list(files)
-
-
-def _write(path: str, content: str, owner: tuple[int, int] | None) -> None:
-    """Replace a file at once; readable by its owner only, who is Envoy's user."""
-    temporary = f"{path}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(content)
-    if owner is not None:
-        os.chown(temporary, *owner)
-    os.replace(temporary, path)
+    return written

@@ -1,14 +1,16 @@
 """Builds the AgentConfig from command line, environment and files (spec/agent.md 1)."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from agent import cloud, config_status, netinfo, podinfo
+from agent import cloud, netinfo, podinfo
 from agent.cli.flags import PROXY, Parsed
 from agent.config import (
     AgentConfig,
+    AppProbe,
     BootstrapConfig,
     DnsConfig,
     EnvoyConfig,
@@ -19,6 +21,7 @@ from agent.config import (
     PeerConfig,
     ProxylessConfig,
     Role,
+    ScrapeTarget,
     Sources,
     StatusConfig,
     XdsCacheConfig,
@@ -38,6 +41,7 @@ LABELS, ANNOTATIONS = "./etc/istio/pod/labels", "./etc/istio/pod/annotations"
 DNS_DEFAULT = "localhost:15053"
 RESOLV_CONF, SECOND_RESOLV_CONF = "/etc/resolv.conf", "/var/lib/istio/resolv.conf"
 PROXY_USER = (1337, 1337)
+MAX_FILE = 16 << 20  # bytes; what is longer was not meant for us
 
 InterfaceIps = Callable[[Collection[str]], tuple[str, ...]]
 T = TypeVar("T")
@@ -45,11 +49,14 @@ NOBODY = PeerConfig(addresses=(), plaintext=False, root_file="", server_name="")
 
 
 def read_file(path: str) -> bytes | None:
-    """Content of a regular file, None if there is none; raises OSError if it is unreadable or a directory."""
+    """Content of a regular file, None if there is none; raises OSError if it is unreadable, huge or a directory."""
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
+        mode = found.st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for its writer
             return None
+        if found.st_size > MAX_FILE:
+            raise OSError(errno.EFBIG, f"it has more than {MAX_FILE >> 20} MiB")
         with open(path, "rb") as f:
             return f.read()
     except (FileNotFoundError, NotADirectoryError):
@@ -123,6 +130,9 @@ def load(
             subscribe_names=dns.enabled,
             subscribe_trust=env.flag("PROXY_CONFIG_XDS_AGENT", False),
             cache=cache,
+            hold=max(0.0, env.seconds("XDS_HOLD", 5.0)),
+            send_timeout=max(0.0, env.seconds("XDS_SEND_TIMEOUT", 300.0)),
+            idle_timeout=max(0.0, env.seconds("XDS_IDLE_TIMEOUT", 0.0)),
         ),
         envoy=_envoy(env, role, node, proxy, run_as),
         status=status,
@@ -259,11 +269,18 @@ def _envoy(
 
 def _status(env: Environment, role: Role, proxy: Mapping[str, Any]) -> StatusConfig:
     port = proxy.get("statusPort", 0)
-    probers, scraping = env.optional(config_status.PROBERS), env.optional(config_status.SCRAPING)
+    probers, scraping = env.optional("ISTIO_KUBE_APP_PROBERS"), env.optional("ISTIO_PROMETHEUS_ANNOTATIONS")
+    probes: Mapping[str, AppProbe] = {}
+    targets: tuple[ScrapeTarget, ...] = ()
+    if port and (probers or scraping):
+        from agent import config_status
+
+        probes = config_status.app_probes(probers)
+        targets = config_status.scrape(scraping, port) if role is Role.SIDECAR else ()
     return StatusConfig(
         port=port,
-        app_probes=config_status.app_probes(probers) if port else {},
-        scrape=config_status.scrape(scraping, port) if port and role is Role.SIDECAR else (),
+        app_probes=probes,
+        scrape=targets,
         http2_probes=env.flag("ISTIO_ENABLE_HTTP2_PROBING", True),
         probe_localhost=env.flag("REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION", False),
         probe_keepalive=env.flag("ENABLE_PROBE_KEEPALIVE_CONNECTIONS", False),

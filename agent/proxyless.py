@@ -3,6 +3,7 @@
 import json
 import os
 
+from agent import atomicfile
 from agent.config import AgentConfig
 from agent.envoy import proxyless
 from agent.envoy.metadata import Warn
@@ -13,30 +14,15 @@ from agent.model import Readiness
 def write(config: AgentConfig, warn: Warn) -> None:
     """Write GRPC_XDS_BOOTSTRAP (0644: applications run as other users), at once or not at all; raises FatalError."""
     path = config.proxyless.bootstrap
-    temporary = f"{path}.tmp"
+    text = json.dumps(proxyless.render(config, warn), indent=2, ensure_ascii=False)
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            with open(fd, "w", encoding="utf-8") as file:
-                os.fchmod(fd, 0o644)
-                json.dump(proxyless.render(config, warn), file, indent=2, ensure_ascii=False)
-            os.replace(temporary, path)
-        except OSError:
-            _remove(temporary)
-            raise
+        atomicfile.write(path, text, 0o644)
     except OSError as error:
         raise FatalError(
             f"the bootstrap for gRPC applications cannot be written to {path}: {error.strerror}; "
             "set GRPC_XDS_BOOTSTRAP to a writable file, or to nothing if there are no such applications"
         ) from error
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        return  # it was never made
 
 
 def readiness(path: str) -> Readiness:
