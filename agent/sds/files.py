@@ -37,6 +37,8 @@ class Unusable(Exception):
 
 def paths(name: str) -> tuple[str, ...] | None:
     """The files behind a resource name: (certificate, key) or (root,); None if it is not about files."""
+    if not name.startswith("file-"):  # asked for every stream at every change
+        return None
     if pair := resources.file_pair(name):
         return pair
     root = resources.file_root(name)

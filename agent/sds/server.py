@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import grpc
@@ -42,6 +42,7 @@ class SdsServer:
         self._changes = Broadcast()
         self._follower = Follower(self._store, config.debounce, self._notify)
         self._server: grpc.aio.Server | None = None
+        self._group: asyncio.TaskGroup | None = None
         self.rejects = 0  # pilot_total_xds_rejects{type="sds"}
         self.stale = 0  # pilot_xds_expired_nonce{type="sds"}
 
@@ -89,6 +90,7 @@ class SdsServer:
             raise AssertionError("start() comes before run()")
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 group.create_task(self._follow_secret(), name="sds-secret")
                 group.create_task(self._follower.run(), name="sds-files")
                 await self._server.wait_for_termination()
@@ -118,15 +120,23 @@ class SdsServer:
 
     async def fetch(self, raw: bytes, context: Any) -> bytes:
         """FetchSecrets."""
-        conversation = Conversation(Session(), StateOfTheWorld(), self._store, self._changes, self._rejected)
+        conversation = self._conversation(Session(), StateOfTheWorld())
         answer = await conversation.answer(raw)
         if isinstance(answer, Refusal):
             await context.abort(grpc.StatusCode[answer.code], answer.message)
             raise AssertionError("abort() raises")
         return answer
 
+    def _conversation(self, session: Session | DeltaSession, dialect: StateOfTheWorld | Delta) -> Conversation:
+        return Conversation(session, dialect, self._store, self._changes, self._rejected, self._spawn)
+
+    def _spawn(self, push: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        if self._group is None:
+            raise AssertionError("nothing changes before run()")
+        return self._group.create_task(push, name="sds-push")
+
     async def _converse(self, session: Session | DeltaSession, dialect: StateOfTheWorld | Delta, context: Any) -> None:
-        conversation = Conversation(session, dialect, self._store, self._changes, self._rejected)
+        conversation = self._conversation(session, dialect)
         try:
             refusal = await conversation.run(context)
         finally:

@@ -3,42 +3,47 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from agent import logs
 from agent.protos import xds_pb2
 from agent.sds.session import SECRET_TYPE, DeltaSession, Refusal, Rejected, Session
 from agent.sds.store import Store
 
+log = logs.scope("sds")
+
+# Starts a coroutine in the server's group of tasks.
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 FILE_PATIENCE = 10.0  # seconds that a stream waits for a file that is not there yet
 UNDECODABLE = Refusal("INVALID_ARGUMENT", "the request cannot be decoded")
 
 
 class Broadcast:
-    """Wakes every open stream."""
+    """Tells every open stream that something changed."""
 
     def __init__(self) -> None:
-        self._listeners: set[asyncio.Event] = set()
+        self._listeners: dict[object, Callable[[], None]] = {}
 
     def notify(self) -> None:
-        for turn in self._listeners:
-            turn.set()
+        for listener in list(self._listeners.values()):
+            listener()
 
     def __len__(self) -> int:
         return len(self._listeners)
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[asyncio.Event]:
-        """An event that is set by every `notify` while the block runs."""
-        turn = asyncio.Event()
-        self._listeners.add(turn)
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """`listener` is called by every `notify` while the block runs; it must not wait."""
+        mark = object()
+        self._listeners[mark] = listener
         try:
-            yield turn
+            yield
         finally:
-            self._listeners.discard(turn)
+            del self._listeners[mark]
 
 
 class Dialect(Protocol):
@@ -87,7 +92,9 @@ class Delta:
 
 
 class Conversation:
-    """Feeds one session with requests and with changes of the store. `rejected` hears what the client could not use."""
+    """Feeds one session with requests and with changes of the store. `rejected` hears what the client could not use;
+    `spawn` runs a push beside the reader. A stream on which nothing happens is one coroutine that waits to read.
+    """
 
     def __init__(
         self,
@@ -96,61 +103,89 @@ class Conversation:
         store: Store,
         changes: Broadcast,
         rejected: Callable[[str, tuple[str, ...]], None],
+        spawn: Spawn,
     ) -> None:
         self._session = session
         self._dialect = dialect
         self._store = store
         self._changes = changes
         self._rejected = rejected
+        self._spawn = spawn
         self._followed: set[str] = set()
+        self._turn = asyncio.Event()  # something changed, or somebody else's write ended
+        self._writing = self._settling = False
+        self._push: asyncio.Task[None] | None = None
 
     async def run(self, context: Any) -> Refusal | None:
         """Serve a stream (grpc.aio.ServicerContext) to its end; a Refusal is the status it must end with."""
-        inbox: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
         try:
-            with self._changes.listening() as turn:
-                async with asyncio.TaskGroup() as group:
-                    reader = group.create_task(_read(context, inbox, turn), name="sds-reader")
-                    try:
-                        return await self._talk(context, inbox, turn)
-                    finally:
-                        reader.cancel()
+            with self._changes.listening(lambda: self._changed(context)):
+                while (raw := await context.read()) is not grpc.aio.EOF:
+                    if refusal := self._take(raw) or await self._settle(context):
+                        return refusal
+                return None
         finally:
+            if self._push is not None:
+                self._push.cancel()
             self._follow(())
 
     async def answer(self, raw: bytes) -> bytes | Refusal:
         """One request, one answer (FetchSecrets)."""
         try:
-            with self._changes.listening() as turn:
+            with self._changes.listening(self._turn.set):
                 if refusal := self._take(raw):
                     return refusal
                 while self._session.owes:
-                    turn.clear()
+                    self._turn.clear()
                     if names := self._session.due(self._store.version):
                         return self._next(names)
-                    if refusal := await self._wait(turn):
+                    if refusal := await self._wait():
                         return refusal
                 return self._dialect.build(self._store, (), os.urandom(16).hex())
         finally:
             self._follow(())
 
-    async def _talk(self, context: Any, inbox: "asyncio.Queue[Any]", turn: asyncio.Event) -> Refusal | None:
-        session = self._session
-        while True:
-            turn.clear()
-            if not session.owes and not inbox.empty():
-                raw = inbox.get_nowait()
-                if raw is grpc.aio.EOF:
+    async def _settle(self, context: Any) -> Refusal | None:
+        """Until the answer to the last request is out: the next one must be read only then."""
+        self._settling = True
+        try:
+            while True:
+                self._turn.clear()
+                busy = self._writing
+                await self._write(context)
+                if not self._session.owes:
                     return None
-                if refusal := self._take(raw):
+                if busy:
+                    await self._turn.wait()
+                elif refusal := await self._wait():
                     return refusal
-            elif names := session.due(self._store.version):
+        finally:
+            self._settling = False
+
+    def _changed(self, context: Any) -> None:
+        self._turn.set()
+        if not (self._writing or self._settling):
+            self._push = self._spawn(self._push_to(context))
+
+    async def _push_to(self, context: Any) -> None:
+        try:
+            await self._write(context)
+        except Exception as e:  # noqa: BLE001 - gRPC has many words for a stream that ended
+            # The client has gone; the reader of this stream hears of it too, and ends it.
+            log.debug("a secret could not be pushed: %s: %s", type(e).__name__, e)
+        finally:
+            self._turn.set()
+
+    async def _write(self, context: Any) -> None:
+        """Send everything that is due, unless somebody does so already."""
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while names := self._session.due(self._store.version):
                 await context.write(self._next(names))
-            elif session.owes:
-                if refusal := await self._wait(turn):
-                    return refusal
-            else:
-                await turn.wait()
+        finally:
+            self._writing = False
 
     def _next(self, names: tuple[str, ...]) -> bytes:
         nonce = os.urandom(16).hex()
@@ -169,17 +204,17 @@ class Conversation:
         self._follow(self._session.names)
         return outcome
 
-    async def _wait(self, turn: asyncio.Event) -> Refusal | None:
+    async def _wait(self) -> Refusal | None:
         """Until something changes. A Refusal when a file does not turn up; the CA may take for ever."""
         missing = [n for n in self._session.names if self._store.version(n) is None and self._store.problem(n)]
         if not missing:
-            await turn.wait()
+            await self._turn.wait()
             return None
         try:
             patience = 0.0 if any(self._store.hopeless(n) for n in missing) else FILE_PATIENCE
             # Not wait_for: Python 3.11's swallows a cancellation that comes together with the event.
             async with asyncio.timeout(patience):
-                await turn.wait()
+                await self._turn.wait()
         except TimeoutError:
             why = self._store.problem(missing[0])
             return Refusal("UNKNOWN", f"failed to generate secret for {missing[0][:200]}: {why}")
@@ -193,11 +228,3 @@ class Conversation:
         for name in self._followed - wanted:
             self._store.unsubscribe(name)
         self._followed = wanted
-
-
-async def _read(context: Any, inbox: "asyncio.Queue[Any]", turn: asyncio.Event) -> None:
-    raw = None
-    while raw is not grpc.aio.EOF:
-        raw = await context.read()
-        await inbox.put(raw)
-        turn.set()
