@@ -39,8 +39,19 @@ def refused(config: AgentConfig, folder: Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
+OVERRIDE = b"""
+admin: {address: {socket_address: {address: $(HOST_IP), port_value: 15099}}}
+stats_config: {stats_tags: [{tag_name: mine, regex: '(mine)'}]}
+"""
+OWN = b'{"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}}}'
+
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
+    "platform": {"env": {"GCP_METADATA": "p|1|c|europe-west1-b"}},
+    "override": {
+        "env": {"ISTIO_BOOTSTRAP_OVERRIDE": "o", "HOST_IP": "127.0.0.3"},
+        "files": {"o": OVERRIDE},
+    },
     "sotw": {"env": {"ISTIO_DELTA_XDS": "false"}},
     "ipv6": {"env": {"INSTANCE_IP": "fd00::1"}, "interfaces": {"eth0": "fd00::1"}},
     "dual stack": {"env": {"ISTIO_DUAL_STACK": "true"}, "interfaces": {"a": "10.77.0.2", "b": "fd00::1"}},
@@ -96,3 +107,22 @@ def test_envoy_takes_it(case: Mapping[str, Any], tmp_path: Path) -> None:
     kwargs = dict(case)
     args = kwargs.pop("args", ())
     assert refused(make("sidecar", *args, **kwargs), tmp_path) == ""
+
+
+@pytest.mark.envoy
+def test_an_override_is_merged_by_envoy_and_its_faults_are_found(tmp_path: Path) -> None:
+    env = {"ISTIO_BOOTSTRAP_OVERRIDE": "o"}
+    assert "port_value" in refused(make(env=env, files={"o": OVERRIDE.replace(b"15099", b"700000")}), tmp_path)
+
+
+@pytest.mark.envoy
+def test_a_bootstrap_of_the_users_own_reaches_envoy_as_it_is(tmp_path: Path) -> None:
+    own = json.loads(OWN)
+    config = make(env={"ISTIO_BOOTSTRAP": "b"}, files={"b": OWN})
+    assert render(config) == own
+    (tmp_path / "own.json").write_bytes(OWN)
+    for path in ("own.json", str(tmp_path / "own.json")):
+        args = envoy_args(make(proxy={"customConfigFile": path}))
+        assert args[:2] == ["-c", path]
+        done = subprocess.run([ENVOY, "--mode", "validate", *args], capture_output=True, timeout=60, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
