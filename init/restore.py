@@ -132,7 +132,7 @@ class RestoreBackend:
 def legacy_tables(family: int) -> tuple[str, ...]:
     """Legacy tables that exist in this namespace; none when the kernel has no legacy tables or does not tell."""
     try:
-        with open(f"/proc/thread-self/net/ip{'' if family == 4 else '6'}_tables_names", encoding="ascii") as f:
+        with open(f"/proc/thread-self/net/ip{'' if family == 4 else '6'}_tables_names", encoding="utf-8") as f:
             return tuple(f.read().split())
     except OSError:
         return ()
@@ -140,7 +140,7 @@ def legacy_tables(family: int) -> tuple[str, ...]:
 
 def has_capability(number: int = NET_ADMIN) -> bool:
     """Whether this process holds a capability effectively."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as f:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as f:
         for line in f:
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) >> number & 1)
