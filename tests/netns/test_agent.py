@@ -1,7 +1,10 @@
 """The whole agent as a process: good days, and bad days with a sentence, an exit code and nothing left behind."""
 
+import json
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -178,3 +181,89 @@ def test_a_control_plane_with_another_name_gets_neither_token_nor_csr(tmp_path: 
         assert f"localhost:{world.ca.port} shows a certificate that is not for istiod.istio-system.svc" in sentence
         assert world.ca.calls == []
         assert world.end(signal.SIGTERM)[0] == 0
+
+
+def command(world: World, *words: str) -> tuple[int, str]:
+    """One of the agent's commands, in the agent's network."""
+    full = [sys.executable, "-m", "agent", *words]
+    done = world.network.call(lambda: subprocess.run(full, capture_output=True, text=True, timeout=30, check=False))
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_certs_and_events_of_a_running_agent(world: World) -> None:
+    world.start(ECC_SIGNATURE_ALGORITHM="ECDSA")
+    world.wait_ready()
+    wait_for(lambda: command(world, "certs")[0] == 0, 20)
+    _, text = command(world, "certs")
+    assert "spiffe://cluster.local/ns/demo/sa/app" in text
+    assert "accepted the token" in text
+    status, text = command(world, "certs", "--json")
+    (row,) = json.loads(text)
+    assert (status, row["valid"], row["renewals"]) == (0, True, 0)
+    status, text = command(world, "events")
+    assert status == 0
+    assert "received the first certificate" in text
+    page = world.http(15020, "/metrics")[1]
+    assert 'istio_agent_num_outgoing_requests{request_type="csr"} 1\n' in page
+    assert 'istio_agent_ca_credential{credential="token"} 1\n' in page
+    assert "token-1" not in page + text
+
+
+def test_sigusr1_writes_the_flight_recorder_and_changes_nothing_else(world: World) -> None:
+    process = world.start()
+    world.wait_ready()
+    process.send_signal(signal.SIGUSR1)
+    assert process.poll() is None
+    world.wait_ready()
+    status, out, _ = world.end(signal.SIGTERM)
+    assert status == 0
+    dumped = out.partition("flight recorder, written because of SIGUSR1:\n")[2]
+    assert json.loads(dumped.splitlines()[0])["kind"]
+
+
+def test_a_fatal_end_writes_it_too(world: World) -> None:
+    world.proxy_config["binaryPath"] = str(world.script("broken", "exit 7"))
+    world.start(ENVOY_RESTARTS="0")
+    status, out, err = world.end()
+    assert status == 1
+    assert_one_sentence(err)
+    lines = out.partition("flight recorder, written because of a fatal error:\n")[2].splitlines()
+    assert any(json.loads(line)["component"] == "envoy" for line in lines if line.startswith("{"))
+
+
+def test_mounted_certificates_are_copied_and_followed(world: World) -> None:
+    mounted, out = world.folder / "etc/certs", world.folder / "out"
+    mounted.mkdir(parents=True)
+    names = ("key.pem", "cert-chain.pem", "root-cert.pem")
+
+    def mount() -> list[bytes]:
+        contents = [*world.root.workload("spiffe://mounted/x"), world.root.pem]
+        for name, content in zip(names, contents, strict=True):
+            (mounted / name).write_bytes(content)
+        return contents
+
+    contents = mount()
+    world.start(OUTPUT_CERTS=str(out))
+    wait_for(lambda: out.exists() and [(out / n).read_bytes() for n in names if (out / n).exists()] == contents, 20)
+    contents = mount()
+    wait_for(lambda: [(out / n).read_bytes() for n in names] == contents, 20)
+    assert {(out / n).stat().st_mode & 0o777 for n in names} == {0o600}
+    assert world.ca.calls == []
+
+
+def test_nobody_sees_a_key_or_a_token(world: World) -> None:
+    process = world.start(OUTPUT_CERTS=str(world.folder / "out"), CA_HEADER_SECRET="header-secret")
+    world.wait_ready()
+    wait_for(lambda: command(world, "certs")[0] == 0, 20)
+    key = (world.folder / "out/key.pem").read_text()
+    proc = Path(f"/proc/{process.pid}")
+    assert "token-1" not in proc.joinpath("cmdline").read_text() + proc.joinpath("environ").read_text()
+    process.send_signal(signal.SIGUSR1)
+    _, out, err = world.end(signal.SIGTERM)
+    shown = out + err
+    assert "token-1" not in shown
+    assert "header-secret" not in shown
+    assert "PRIVATE KEY" not in shown
+    assert key.splitlines()[1] not in shown
+    readable = [p for p in world.folder.rglob("*") if p.is_file() and p.stat().st_mode & 0o077 and p.suffix != ".log"]
+    assert not [p for p in readable if b"PRIVATE KEY" in p.read_bytes()]
