@@ -122,8 +122,9 @@ class Keeper:
 
     def noticed(self) -> None:
         """Envoy may have accepted something."""
-        self._notice()
-        self._changed.set()
+        if not self._said_off:
+            self._notice()
+            self._changed.set()
 
     def took_names(self, payload: bytes) -> None:
         """The name table was accepted by the DNS server."""
