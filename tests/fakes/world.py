@@ -57,6 +57,18 @@ class World:
         self.open += [client, server]
         return name, port, original_destination(server)
 
+    def happens(self, who: tuple[int, int] | None, host: str, port: int, source: str = "") -> str | int:
+        """What becomes of a connection of a user (uid, gid) of the pod, or of the peer: the port of the proxy that it
+        was redirected to, or the words tproxied, direct, refused. A redirect to where it was going counts as direct."""
+        try:
+            client = self.pod.connect(host, port, *who, source) if who else self.peer.connect(host, port)
+        except ConnectionRefusedError:
+            return "refused"
+        _, landed, meant = self.where(client)
+        if landed == port:
+            return "direct"
+        return "tproxied" if meant is None else landed
+
     def pair(self, client: socket.socket) -> socket.socket:
         self.where(client)
         return self.open[-1]

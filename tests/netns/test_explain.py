@@ -54,16 +54,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 def happens(world: World, who: tuple[int, int, str] | None, places: dict[str, str], host: str, port: int) -> object:
     """What the kernel does to a connection: the port and original destination of a redirected one."""
-    try:
-        if who is None:
-            client = world.peer.connect(host, port)
-        else:
-            client = world.pod.connect(host, port, who[0], who[1], source=places.get(who[2], ""))
-    except ConnectionRefusedError:
-        return "refused"
-    _, landed, meant = world.where(client)
-    transparent = landed == 15006 != port and meant is None
-    return ("tproxied" if transparent else "redirected", landed) if landed != port or meant else "direct"
+    found = world.happens(who and who[:2], host, port, places.get(who[2], "") if who else "")
+    return ("redirected", found) if isinstance(found, int) else found
 
 
 def said(
@@ -79,7 +71,9 @@ def said(
         settings = config.parse(choice(backend), {"PATH": os.environ["PATH"]})
         verdict = ask.answer(settings, ask.asked(words).packet)
         # a redirect to where it was going anyway cannot be told from none
-        return "direct" if verdict.kind == "direct" or verdict.port == port else (verdict.kind, verdict.port)
+        if verdict.kind == "direct" or verdict.port == port:
+            return "direct"
+        return "tproxied" if verdict.kind == "tproxied" else (verdict.kind, verdict.port)
 
     return world.pod.call(body)
 

@@ -29,7 +29,7 @@ FOREIGN = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pod() -> Iterator[Namespace]:
     up = "ip link add eth0 type veth peer name gw0", "ip link set eth0 up"
     namespace = Namespace(*up, "ip addr add 10.77.0.2/24 dev eth0", "ip addr add fd77::2/64 dev eth0 nodad")
@@ -76,9 +76,9 @@ def test_cleanup_leaves_what_was_there(law: Callable[..., None]) -> None:
             sh(f"{tool} -w {rule}")
         before = snapshot()
         apply.apply(config)
-        apply.cleanup(InitConfig(path=config.path, backend=config.backend, native=config.native))
-        kept = [line for line in snapshot() if "-A" in line]
-        assert [line for line in before if "-A" in line] == kept or any(config.exclude_interfaces)
+        if not config.exclude_interfaces and not config.virtual_interfaces:  # those rules look like anybody's
+            apply.cleanup(InitConfig(path=config.path, backend=config.backend, native=config.native))
+            assert snapshot() == before
         apply.apply(config)
         apply.cleanup(config)
         assert snapshot() == before
