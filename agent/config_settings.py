@@ -16,6 +16,8 @@ SECRET_WORDS = ("accesstoken", "access_token", "password", "passwd", "apikey", "
 SECRET_ENDS = ("_TOKEN", "_SECRET", "_PASSWORD")
 HEADERS = ("XDS_HEADER_", "CA_HEADER_")
 FREE = ("ISTIO_META_", "ISTIO_METAJSON_", *HEADERS)  # variables with names of the user's own
+# Accepted, as istio's agent does, and of no use to either.
+WITHOUT_EFFECT = ("JWT_POLICY", "XDS_AUTH_PROVIDER", "CREDENTIAL_IDENTITY_PROVIDER", "ISTIO_GPRC_MAXRECVMSGSIZE")
 FIELD_BY_FIELD = "(shown field by field)"
 
 
@@ -43,6 +45,8 @@ def _environment(config: AgentConfig) -> Iterator[Setting]:
     rows: dict[str, tuple[Any, str]] = dict(config.sources.environment)
     free = {n: v for n, v in config.environ.items() if n.startswith(FREE) and n not in rows}
     rows.update({name: (value, ENVIRONMENT) for name, value in free.items()})
+    idle = {n: config.environ[n] for n in WITHOUT_EFFECT if n in config.environ}
+    rows.update({name: (value, f"{ENVIRONMENT} (without effect)") for name, value in idle.items()})
     for name, (value, source) in sorted(rows.items()):
         if name == "PROXY_CONFIG" and value:
             value = FIELD_BY_FIELD

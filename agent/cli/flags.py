@@ -38,6 +38,16 @@ def go_int(text: str) -> int:
     return int(text)
 
 
+def flag_int(text: str) -> int:
+    """A whole number as pflag reads it: also 0x1f, 0b1, 0o17, 017 and 1_000; 64 bits. Raises ValueError."""
+    digits = text.lstrip("+-")
+    octal = len(digits) > 1 and digits[0] == "0" and digits.replace("_", "").isdigit()
+    value = int(text, 8 if octal else 0) if text == text.strip() and text.isascii() else go_int(text)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{text!r} is out of range")
+    return value
+
+
 class Flag:
     """One flag. `kind` is string, bool, int or list (a string that may be repeated)."""
 
@@ -53,7 +63,7 @@ class Flag:
     def parse(self, text: str) -> Any:
         if self.kind == "string" or self.kind == "list":
             return text
-        read: Callable[[str], Any] = go_bool if self.kind == "bool" else go_int
+        read: Callable[[str], Any] = go_bool if self.kind == "bool" else flag_int
         return read(text)
 
 

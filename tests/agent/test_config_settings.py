@@ -32,6 +32,7 @@ def test_every_flag_and_every_field_is_there() -> None:
         ("POD_NAME", "app-1", "environment"),
         ("DNS_FORWARD_TIMEOUT", "5s", "default"),
         ("ISTIO_META_ANY", "thing", "environment"),
+        ("JWT_POLICY", "first-party-jwt", "environment (without effect)"),
         ("PROXY_CONFIG", "(shown field by field)", "environment"),
         ("configPath", "./etc/istio/proxy", "default"),
         ("meshId", "m", "defaultConfig of ./etc/istio/config/mesh"),
@@ -55,6 +56,7 @@ def test_values_and_sources(name: str, value: object, source: str) -> None:
             "SECRET_GRACE_PERIOD_RATIO": "half",
             "ISTIO_META_ANY": "thing",
             "ISTIO_CPU_LIMIT": "3",
+            "JWT_POLICY": "first-party-jwt",
         },
         files={
             "./etc/istio/config/mesh": b"defaultConfig: {meshId: m, drainDuration: 1s,"
