@@ -118,7 +118,8 @@ def with_host(config: InitConfig, host: Host, *, dual: bool) -> InitConfig:
         raise InitError("no local address was found: only loopback and link-local addresses exist")
     v6 = any(":" in a for a in local) if dual else bool(local) and ":" in local[0]
     if not v6 and (uncovered := [a for a in local if ":" in a]):
-        warnings.append(f"traffic of the IPv6 address {uncovered[0]} is not captured: --dual-stack is off")
+        captured = "captured, as native rules hold for both families, but" if config.native else "not captured:"
+        warnings.append(f"traffic of the IPv6 address {uncovered[0]} is {captured} --dual-stack is off")
     config = replace(config, v6=v6, host_ip=local[0] if local else "")
     if config.dns and not config.dns_all:
         resolv = host.file("/etc/resolv.conf")

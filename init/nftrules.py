@@ -23,6 +23,7 @@ HOOKS = {
     ("nat", "PREROUTING"): "type nat hook prerouting priority -100; policy accept;",
     ("nat", "OUTPUT"): "type nat hook output priority -100; policy accept;",
 }
+PRIORITIES = {"raw": "-300", "mangle": "-150", "dstnat": "-100"}  # names that nft may print for them
 OBJECT = "object"  # the policy of something in a table that is no chain: a set, a flag
 WHOLE = {4: "0.0.0.0/0", 6: "::/0"}
 
@@ -167,7 +168,9 @@ def _inside(table: str, chain: Chain, line: str, done: list[Chain]) -> Chain | N
     if chain.policy == OBJECT:  # kept as it is, with the brace that ends it
         chain = replace(chain, rules=(*chain.rules, Rule(extra=(line,))))
     elif text.startswith("type ") and " hook " in text and not chain.rules:
-        return replace(chain, policy="ACCEPT" if text == HOOKS.get((table, chain.name)) else text)
+        words = [PRIORITIES.get(w.removesuffix(";"), w.removesuffix(";")) + ";" * w.endswith(";") for w in text.split()]
+        usual = " ".join(words) == HOOKS.get((table, chain.name))
+        return replace(chain, policy="ACCEPT" if usual else text)
     elif line != "\t}":
         return replace(chain, rules=(*chain.rules, parse_rule(text)))
     if line == "\t}":

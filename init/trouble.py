@@ -7,13 +7,16 @@ from itertools import pairwise
 from init.rules import split
 
 LOCK_WAIT = 30  # seconds that a legacy tool waits for the xtables lock
+NFT_INPUT = "/dev/stdin:"
+NFT_MODULES = {"tproxy": "nft_tproxy", "redirect": "nft_redir", "ct": "nft_ct", "chain": "nft_chain_nat"}
 BUILT_IN = ("ACCEPT", "DROP", "RETURN", "tcp", "udp")  # of x_tables itself, or loaded with it
 
 
 def explain(name: str, code: int, stderr: str, text: str, lock_wait: float = LOCK_WAIT) -> str:
     """One sentence for a command that failed: what is missing, as far as its message tells."""
-    message = " ".join(line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("#"))
-    message = message.partition(" Try `")[0]
+    lines = [line.strip() for line in stderr.splitlines() if not line.startswith("#")]
+    message = " ".join(line for line in lines if line.strip("^~ "))
+    message = message.partition(" Try `")[0].partition(f" {NFT_INPUT}")[0]  # nft goes on after its first error
     if code < 0:
         return f"{name} was killed by signal {-code}"
     if "lock file" in message:
@@ -39,6 +42,8 @@ def modules(message: str, line: str) -> list[str]:
     """The kernel modules one of which a message complains about: the one that it names, else those of the line."""
     if "Extension " in message:
         return ["xt_" + message.partition("Extension ")[2].split()[0]]
+    if message.startswith(NFT_INPUT):
+        return [module for word, module in NFT_MODULES.items() if word in message.split()]
     words = split(line)
     found = [after for word, after in pairwise(words) if word in ("-m", "-j")]
     return [f"xt_{name}" for name in found if not name.startswith("ISTIO_") and name not in BUILT_IN]

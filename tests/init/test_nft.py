@@ -67,7 +67,11 @@ def test_rules_of_ours_that_no_command_can_remove(tmp_path: Path, monkeypatch: p
 
 
 def test_a_command_that_fails_is_one_sentence(tmp_path: Path) -> None:
-    program(tmp_path, "nft", "printf '/dev/stdin:3:1-4: Error: syntax error\\nadd x\\n^^^^\\n' >&2; exit 1\n")
-    with pytest.raises(InitError, match=r"nft failed with exit code 1.*syntax error") as e:
-        backend(tmp_path).load("add x")
-    assert "\n" not in str(e.value)
+    error = r"/dev/stdin:3:1-4: Error: %s\n\t\tmeta l4proto tcp tproxy ip to :15006\n\t\t^^^^^~~~^^\n"
+    for why, words in (("No such file or directory", "the kernel module nft_tproxy is missing"), ("oh", "exit code 1")):
+        program(tmp_path, "nft", f"printf '{error % why * 2}' >&2; exit 1\n")
+        with pytest.raises(InitError, match=words) as e:
+            backend(tmp_path).load("add x")
+        assert "\n" not in str(e.value)
+        assert "^^" not in str(e.value)
+        assert str(e.value).count(why) == 1

@@ -211,6 +211,14 @@ def test_a_base_chain_without_its_hook_is_told() -> None:
     assert "no hook stands for type nat hook output" in found[0].text
 
 
+def test_priorities_may_have_names() -> None:
+    named = render(wanted(FULL))
+    for number, name in (("-300", "raw"), ("-150", "mangle"), ("-100", "dstnat")):
+        named = named.replace(f"priority {number};", f"priority {name};")
+    assert "dstnat" in named
+    assert parse(named) == wanted(FULL)
+
+
 def test_names_of_chains() -> None:
     for name in ("prerouting", "istio-output-dns", "OUTPUT", "istio_output", "mine", "ISTIO-X"):
         assert chain_name(model_name(name)) == name

@@ -314,8 +314,9 @@ def test_rules_with_v6_off_leave_lo_alone(pod: Namespace) -> None:
     def body() -> None:
         apply.apply(settings([*SIDECAR, *DUAL]))
         assert "inet6 ::6/128" in snapshot()
-        apply.apply(settings(SIDECAR))
+        outcome = apply.apply(settings(SIDECAR))
         assert "inet6 ::6/128" not in snapshot()
+        assert [w for w in outcome.warnings if "IPv6 address fd77::2 is captured" in w and "--dual-stack is off" in w]
         assert used(parse(sh("ip6tables-nft-save"))) == RuleSet()
 
     pod.call(body)
