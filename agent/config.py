@@ -148,6 +148,10 @@ class XdsConfig:
     subscribe_names: bool = False  # NDS, when the DNS server is on
     subscribe_trust: bool = False  # PCDS
     cache: XdsCacheConfig = XdsCacheConfig()
+    hold: float = 5.0  # XDS_HOLD: how long Envoy's stream waits while no endpoint can be reached
+    first_response: float = 5.0  # what an endpoint may take for it while there is another one
+    send_timeout: float = 300.0  # XDS_SEND_TIMEOUT: one that takes no request for so long is left; 0 = never
+    idle_timeout: float = 0.0  # XDS_IDLE_TIMEOUT: one that is silent for so long is left; 0 = never
 
 
 @record

@@ -8,10 +8,9 @@ from agent.config import IdentityConfig, KeyProvider, NodeConfig, PeerConfig, Sd
 from agent.durations import proto_nanos
 from agent.environment import Environment
 from agent.errors import ConfigError, FatalError
-from agent.proxyconfig import split_address
+from agent.proxyconfig import ISTIOD, SRV, plane_addresses, server_name, split_address
 from agent.record import record, replace
 
-ISTIOD = "istiod.istio-system.svc"
 CONFIGMAP_ROOT = "./var/run/secrets/istio/root-cert.pem"
 CERTS_DIR = "./etc/certs"
 SPIFFE_DIR = "./var/run/secrets/workload-spiffe-credentials"
@@ -99,7 +98,9 @@ class Trust:
 
     def plane(self) -> PeerConfig:
         """The control plane."""
-        address = self.proxy["discoveryAddress"]
+        addresses = plane_addresses(self.proxy["discoveryAddress"])
+        # Where there are several hosts, or SRV records will name them, each is verified by its own name.
+        own_name = "" if len(addresses) > 1 or addresses[0].startswith(SRV) else server_name(addresses[0])
         key, cert = "", ""
         if self.provisioned:
             key, cert = f"{self.provisioned}/key.pem", f"{self.provisioned}/cert-chain.pem"
@@ -108,10 +109,10 @@ class Trust:
             key = metadata.get("ISTIO_META_TLS_CLIENT_KEY", "")
             cert = metadata.get("ISTIO_META_TLS_CLIENT_CERT_CHAIN", "")
         return PeerConfig(
-            addresses=(address,),
+            addresses=addresses,
             plaintext=self.plaintext,
             root_file="" if self.plaintext else self._plane_root(),
-            server_name=self.env.text("ISTIOD_SAN") or _server_name(address),
+            server_name=self.env.text("ISTIOD_SAN") or own_name,
             key_file=key,
             cert_file=cert,
             headers=_headers(self.env.values, "XDS_HEADER_"),
@@ -124,7 +125,7 @@ class Trust:
             return None
         if self._serves_mounted() and all(self._exists(path) for path in self.mounted):
             return None
-        address = self.env.text("CA_ADDR") or self.proxy["discoveryAddress"]
+        address = self.env.text("CA_ADDR") or self._first_address()
         try:
             split_address(address)
         except ValueError as e:
@@ -138,12 +139,19 @@ class Trust:
             addresses=(address,),
             plaintext=plaintext,
             root_file="" if plaintext else self._ca_root(),
-            server_name=override or _server_name(address),
+            server_name=override or server_name(address),
             key_file=f"{self.provisioned}/key.pem" if self.provisioned else "",
             cert_file=f"{self.provisioned}/cert-chain.pem" if self.provisioned else "",
             headers=_headers(self.env.values, "CA_HEADER_"),
             **self._common(),
         )
+
+    def _first_address(self) -> str:
+        """Where the CA is unless somebody says otherwise: with the control plane's first endpoint."""
+        for address in plane_addresses(self.proxy["discoveryAddress"]):
+            if not address.startswith(SRV):
+                return address
+        raise ConfigError("CA_ADDR must be set to host:port: discoveryAddress has SRV records only")
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -246,11 +254,6 @@ class Trust:
         for name, provider in self.proxy.get("privateKeyProvider", {}).items():
             return KeyProvider(name, proto_nanos(provider.get("pollDelay", "0s")), bool(provider.get("fallback")))
         return None
-
-
-def _server_name(address: str) -> str:
-    host = split_address(address)[0]
-    return ISTIOD if "localhost" in host else host
 
 
 def _headers(environ: Mapping[str, str], prefix: str) -> dict[str, str]:

@@ -62,7 +62,7 @@ def proxy_config(
     if address := annotations.get(DISCOVERY):
         config["discoveryAddress"], sources["discoveryAddress"] = address, f"annotation {DISCOVERY}"
         try:
-            proxyconfig.split_address(address)
+            proxyconfig.plane_addresses(address)
         except ValueError as e:
             refuse(ConfigError(f"annotation {DISCOVERY} {address!r} is not usable: {e}"))
     if (port := annotations.get(STATUS_PORT)) is not None:

@@ -7,6 +7,9 @@ from agent.durations import proto_nanos
 from agent.errors import ConfigError
 from agent.proxyschema import PROXY_CONFIG, camel
 
+ISTIOD = "istiod.istio-system.svc"
+SRV = "srv+"  # before a name whose SRV records name the endpoints
+
 DEFAULTS: dict[str, Any] = {
     "configPath": "./etc/istio/proxy",
     "binaryPath": "/usr/local/bin/envoy",
@@ -15,7 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "terminationDrainDuration": "5s",
     "proxyAdminPort": 15000,
     "controlPlaneAuthPolicy": "MUTUAL_TLS",
-    "discoveryAddress": "istiod.istio-system.svc:15012",
+    "discoveryAddress": f"{ISTIOD}:15012",
     "statNameLength": 189,
     "statusPort": 15020,
 }
@@ -92,6 +95,25 @@ def _written(overlay: Mapping[str, Any]) -> set[str]:
     return {camel(str(k)) for k, v in overlay.items() if v is not None} - {"proxyMetadata", "proxyHeaders"}
 
 
+def plane_addresses(text: str) -> tuple[str, ...]:
+    """The endpoints of a discoveryAddress: a comma list of `host:port` and `srv+name`; ValueError with a reason."""
+    addresses = tuple(part.strip() for part in text.split(","))
+    for address in addresses:
+        if not address.startswith(SRV):
+            split_address(address)
+        elif not all(label and len(label) < 64 for label in address.removeprefix(SRV).rstrip(".").split(".")):
+            raise ValueError(f"{address!r} must name SRV records after {SRV}")
+        elif not set(address).isdisjoint(":/@ \t"):
+            raise ValueError(f"{address!r} must be a name only: SRV records say which port")
+    return addresses
+
+
+def server_name(address: str) -> str:
+    """The name that the certificate of `host:port` must have: its host; a local one stands for istiod."""
+    host = split_address(address)[0]
+    return ISTIOD if "localhost" in host else host
+
+
 def split_address(address: str) -> tuple[str, int]:
     """(host, port) of `host:port` or `[v6]:port`; raises ValueError with a reason."""
     host, colon, port = address.rpartition(":")
@@ -124,7 +146,10 @@ def faults(config: Mapping[str, Any]) -> Iterator[str]:
     nanos = proto_nanos(config.get("drainDuration", "0s"))
     if nanos <= 0 or nanos % 1_000_000_000:
         yield f"drainDuration must be a positive number of whole seconds, not {config.get('drainDuration')}"
-    yield from _address(config.get("discoveryAddress", ""), "discoveryAddress", "such as istiod.istio-system.svc:15012")
+    try:
+        plane_addresses(config.get("discoveryAddress", ""))
+    except ValueError as e:
+        yield f"discoveryAddress {config.get('discoveryAddress', '')!r} is not usable: {e}, such as {ISTIOD}:15012"
     for name in ("proxyAdminPort", "statusPort"):
         if not 0 < config.get(name, 0) < 65536:
             yield f"{name} must be a port between 1 and 65535, not {config.get(name, 0)}"

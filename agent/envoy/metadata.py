@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.config import AgentConfig
 from agent.errors import ConfigError
-from agent.proxyconfig import split_address
+from agent.proxyconfig import SRV, plane_addresses, split_address
 from agent.version import ISTIO_VERSION
 
 Warn = Callable[[str], None]
@@ -173,8 +173,9 @@ def _typed(config: AgentConfig, given: Mapping[str, Any], warn: Warn) -> dict[st
     }
     typed.update({name: _boolean(name, given.get(name)) for name in BOOLEANS})
     if config.proxy_config.get("controlPlaneAuthPolicy") == "MUTUAL_TLS":
-        host = split_address(config.proxy_config["discoveryAddress"])[0]
-        typed["PILOT_SAN"] = [ISTIOD if host == "localhost" else host]
+        addresses = [a for a in plane_addresses(config.proxy_config["discoveryAddress"]) if not a.startswith(SRV)]
+        hosts = dict.fromkeys(split_address(address)[0] for address in addresses)
+        typed["PILOT_SAN"] = [ISTIOD if host == "localhost" else host for host in hosts]
     return {key: value for key, value in typed.items() if value not in ("", 0, {}, [])}
 
 

@@ -5,6 +5,8 @@ import errno
 import socket
 import struct
 
+from agent import lookup
+
 # Inbound traffic from these goes to the application as it is, past Envoy.
 SOURCES = {socket.AF_INET: "127.0.0.6", socket.AF_INET6: "::6"}
 # ::6 is there only where the rules were written for IPv6, and another machine cannot be reached from either.
@@ -15,7 +17,7 @@ async def connect(host: str, port: int) -> socket.socket:
     """A connected non-blocking socket; every address of `host` is tried. Raises OSError."""
     loop = asyncio.get_running_loop()
     last: OSError = OSError(errno.EADDRNOTAVAIL, f"{host} has no address")
-    for family, _, _, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, address in await lookup.addresses(host, port):
         for source in (SOURCES.get(family), None):
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             try:

@@ -40,6 +40,12 @@ class Ending:
         """True when the gRPC core says that no connection was made; the message is then its own, not a peer's."""
         return self.code == "UNAVAILABLE" and any(sign in self.message for sign in _NOT_CONNECTED)
 
+    @property
+    def lost(self) -> bool:
+        """True when no control plane spoke: the connection was not made, or broke. Nobody meant anything by it."""
+        broken = self.code == "UNAVAILABLE" and any(sign in self.message for sign in _DISCONNECTED)
+        return self.never_connected or broken or (self.code == "UNAVAILABLE" and self.by == AGENT)
+
     def __str__(self) -> str:
         """One sentence; our own messages are sentences already."""
         if self.by == AGENT and self.message:

@@ -18,11 +18,13 @@ from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import XdsStatus
 from agent.xds import wire
+from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, ENVOY, Ending, Kind
 from agent.xds.heap import HeapTrimmer, tune
 from agent.xds.keeper import CacheReport, Keeper
+from agent.xds.ledger import Ledger
 from agent.xds.session import Announcement
-from agent.xds.stream import Envoy, Handler, Stream
+from agent.xds.stream import Common, Envoy, Handler, Stream
 from agent.xds.wire import Flavour
 
 log = logs.scope("xdsproxy")
@@ -62,6 +64,18 @@ class XdsProxy:
         self._announcements = announcements or Latest(())
         self._keeper = Keeper(config.cache, status, recorder)
         self._trimmer = HeapTrimmer()
+        self._dialler = Dialler(config.plane)
+        self.ledger = Ledger()
+        self._common = Common(
+            config,
+            self._handlers,
+            self._announcements,
+            recorder,
+            self._dialler,
+            self.ledger,
+            self._trimmer.note,
+            self._keeper if config.cache.enabled else None,
+        )
         self._current: Stream | None = None
         self._serving: set[asyncio.Task[object]] = set()  # handlers, replaced ones included
         self._reported = ""  # the last failure that was recorded; an outage is one event, not one a second
@@ -120,13 +134,9 @@ class XdsProxy:
             task.add_done_callback(self._serving.discard)
         stream = Stream(
             flavour,
-            self._config,
-            self._handlers,
-            self._announcements,
-            self._recorder,
+            self._common,
             connected=lambda address: self._connected(stream, address),
-            relayed=self._trimmer.note,
-            keeper=self._keeper if self._config.cache.enabled else None,
+            unreached=lambda ending: self._unreached(stream, ending),
         )
         if self._current:
             self._current.end(Ending(by=AGENT))
@@ -150,7 +160,15 @@ class XdsProxy:
             self._status.set(replace(self._status.value, connected=True, endpoint=address, error=""))
             self._recorder.record("xds", "connected", f"the control plane {address} answered", endpoint=address)
 
+    def _unreached(self, stream: Stream, ending: Ending) -> None:
+        """No endpoint is of use, and the stream waits for one."""
+        self.ledger.failures += 1
+        if stream is self._current:
+            self._status.set(replace(self._status.value, error=str(ending)))
+            self._say(ending)
+
     def _ended(self, stream: Stream, ending: Ending) -> None:
+        self.ledger.ended(ending)
         if stream is not self._current:
             log.debug("a replaced stream has ended")
             return
@@ -158,8 +176,15 @@ class XdsProxy:
         was_connected = self._status.value.connected
         phrase = "" if ending.kind is Kind.GRACEFUL else str(ending)
         self._status.set(replace(self._status.value, connected=False, error=phrase))
-        if not was_connected and phrase == self._reported:
-            log.debug("the stream ended again: %s", ending)
+        if was_connected:
+            self._reported = ""
+        self._say(ending)
+
+    def _say(self, ending: Ending) -> None:
+        """One event for an outage, not one a second."""
+        phrase = "" if ending.kind is Kind.GRACEFUL else str(ending)
+        if phrase and phrase == self._reported:
+            log.debug("again: %s", ending)
             return
         self._reported = phrase
         level = logging.WARNING if ending.kind is Kind.ERROR else logging.INFO

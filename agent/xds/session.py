@@ -5,7 +5,7 @@ type; what comes down is sorted by type. Only the types that this session subscr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.xds import wire
 from agent.xds.wire import Flavour, Head
@@ -13,9 +13,10 @@ from agent.xds.wire import Flavour, Head
 
 @dataclass(frozen=True, slots=True)
 class ToPlane:
-    """Send this frame up."""
+    """Send this frame up. `head`: of Envoy's own, None for ours."""
 
     frame: bytes
+    head: Head | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class ToEnvoy:
     """Send this frame down."""
 
     frame: bytes
-    type_url: str
+    head: Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Session:
     def request(self, frame: bytes) -> list[ToPlane | Refused]:
         """A frame of Envoy's. The first listener request is followed by our own. Raises wire.EnvelopeError."""
         head = wire.request_head(self.flavour, frame)
-        actions: list[ToPlane | Refused] = [ToPlane(frame)]
+        actions: list[ToPlane | Refused] = [ToPlane(frame, head)]
         if head.error is not None:
             actions.append(Refused(head.type_url, head.error))
         if head.type_url == wire.LISTENER and not self._subscribed:
@@ -89,7 +90,7 @@ class Session:
         if head.type_url in self._owned:
             return self._own(head, frame)
         if head.type_url.startswith(wire.TYPE + "envoy.") or head.type_url == wire.WORKLOAD:
-            return ToEnvoy(frame, head.type_url)
+            return ToEnvoy(frame, head)
         return Dropped(head.type_url, expected=False)
 
     def _own(self, head: Head, frame: bytes) -> Apply | Dropped:

@@ -1,30 +1,31 @@
 """One Envoy stream at work: frames move between Envoy, the session core and the control plane until one side ends."""
 
 import asyncio
-import itertools
 import logging
-import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
 from agent import logs
-from agent.backoff import Backoff
 from agent.config import XdsConfig
 from agent.events import Recorder
 from agent.latest import Latest
+from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, ENVOY, Ending
 from agent.xds.keeper import Keeper
+from agent.xds.ledger import Ledger
+from agent.xds.outbox import Outbox
 from agent.xds.session import Announcement, Apply, Dropped, Refused, Session, ToEnvoy, ToPlane
 from agent.xds.slices import asked
 from agent.xds.standin import StandIn
 from agent.xds.tracker import Tracker
-from agent.xds.upstream import Outbox, Upstream
-from agent.xds.wire import NAME_TABLE, EnvelopeError, Flavour, response_head
+from agent.xds.upstream import Upstream
+from agent.xds.wire import NAME_TABLE, EnvelopeError, Flavour, Head
 
 log = logs.scope("xdsproxy")
 
@@ -44,8 +45,21 @@ class Envoy(Protocol):
 _GONE = (grpc.aio.BaseError, asyncio.InvalidStateError)
 
 SLOW_SEND = 10.0  # seconds after which a send that Envoy does not take is worth a line
+MOST_WAITING = 64 << 20  # bytes of requests that a control plane may leave untaken
 
-RETRY = Backoff(initial=0.1, cap=5.0, jitter=0.5)  # of the control plane, while the cache stands in for it
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all streams of one agent share."""
+
+    config: XdsConfig
+    handlers: Mapping[str, Handler]
+    announcements: Latest[tuple[Announcement, ...]]
+    recorder: Recorder
+    dialler: Dialler
+    ledger: Ledger
+    relayed: Callable[[int], None]  # bytes that passed
+    keeper: Keeper | None = None
 
 
 @contextmanager
@@ -66,28 +80,30 @@ class Stream:
     def __init__(
         self,
         flavour: Flavour,
-        config: XdsConfig,
-        handlers: Mapping[str, Handler],
-        announcements: Latest[tuple[Announcement, ...]],
-        recorder: Recorder,
+        common: Common,
         connected: Callable[[str], None],
-        relayed: Callable[[int], None],
-        keeper: Keeper | None = None,
+        unreached: Callable[[Ending], None],
     ) -> None:
-        self._handlers = handlers
-        self._announcements = announcements
-        self._recorder = recorder
-        self._relayed = relayed
-        self._session = Session(flavour, tuple(handlers))
+        self._handlers = common.handlers
+        self._announcements = common.announcements
+        self._recorder = common.recorder
+        self._relayed = common.relayed
+        self._ledger = common.ledger
+        self._dialler = common.dialler
+        self._session = Session(flavour, tuple(common.handlers))
         self._outbox = Outbox()
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._config = config
+        self._config = common.config
         self._flavour = flavour
         self._connected = connected
-        self._keeper = keeper
-        self._tracker: Tracker | None = keeper.tracker(flavour) if keeper else None
+        self._unreached = unreached
+        self._keeper = common.keeper
+        self._tracker: Tracker | None = common.keeper.tracker(flavour) if common.keeper else None
         self._standin: StandIn | None = None
         self._live = False  # the control plane has answered
+        self._sending: tuple[float, int] | None = None  # since when Envoy has not taken how many bytes
+        self._reminder: asyncio.TimerHandle | None = None
+        self._clock = asyncio.get_running_loop().time
 
     def end(self, ending: Ending) -> None:
         """The first ending counts."""
@@ -96,8 +112,8 @@ class Stream:
 
     async def run(self, envoy: Envoy) -> Ending:
         upstream = Upstream(
-            self._config.plane,
-            self._config.dial_timeout,
+            self._config,
+            self._dialler,
             self._flavour,
             self._outbox,
             lambda frame: self._deliver(envoy, frame),
@@ -119,19 +135,31 @@ class Stream:
                 finally:
                     for task in tasks:
                         task.cancel()
+                    if self._reminder:
+                        self._reminder.cancel()
                     if self._keeper and self._tracker:
                         self._keeper.ended(self._tracker)
 
     async def _converse(self, upstream: Upstream) -> None:
-        """Until the control plane has answered and ended; as long as the cache stands in for it, again and again."""
+        """Until the control plane has answered and ended. While nobody can be reached it is dialled again for Envoy,
+        whose own retries are slower: for a while, or for as long as the cache stands in for it.
+        """
         with _no_cycle():
-            for attempt in itertools.count():
+            patience = self._clock() + self._config.hold
+            while True:
                 ending = await upstream.run()
-                if self._live or not self._stand_in(str(ending)):
+                if self._live:
+                    self.end(ending)
+                    return
+                if ending.lost:
+                    self._unreached(ending)
+                pause = self._dialler.pause()
+                waits = ending.lost and self._clock() + pause < patience
+                if not (self._stand_in(str(ending)) or waits):
                     self.end(ending)
                     return
                 self._outbox.rewind()
-                await asyncio.sleep(RETRY.delay(attempt, random.random()))
+                await asyncio.sleep(pause)
 
     async def _lose_patience(self, after: float) -> None:
         await asyncio.sleep(after)
@@ -176,8 +204,11 @@ class Stream:
                 for action in self._session.request(frame):
                     if isinstance(action, Refused):
                         self._report(action)
-                    elif not self._standing_in:
-                        self._outbox.put(action.frame)
+                        continue
+                    if action.head:
+                        self._ledger.requested(action.head, len(frame), self._clock())
+                    if not self._standing_in:
+                        self._send_up(action)
                 self._observe(frame)
                 del frame, action
         except _GONE:
@@ -186,9 +217,21 @@ class Stream:
             self.end(Ending("INVALID_ARGUMENT", "Envoy sent bytes that are not a discovery request", by=AGENT))
         self.end(Ending(by=ENVOY))
 
+    def _send_up(self, action: ToPlane) -> None:
+        """Never waits; a control plane that takes nothing costs its stream, not the memory."""
+        self._outbox.put(action.frame)
+        if action.head is None:
+            self._ledger.own_request(len(action.frame))
+        if self._outbox.size > MOST_WAITING:
+            waiting = self._outbox.size >> 20
+            self.end(Ending("UNAVAILABLE", f"the control plane has left {waiting} MiB of requests untaken", by=AGENT))
+
     def _observe(self, frame: bytes) -> None:
         """Let the cache see what Envoy asks, accepts and refuses."""
-        if self._keeper is None or self._tracker is None or self._standin is None or self._keeper.cache.off:
+        if self._keeper is None or self._tracker is None or self._standin is None:
+            return
+        if self._keeper.cache.off:
+            self._keeper.noticed()
             return
         try:
             request = asked(self._flavour, frame)
@@ -213,29 +256,44 @@ class Stream:
         )
 
     async def _deliver(self, envoy: Envoy, frame: bytes) -> None:
-        self._relayed(len(frame))
+        size = len(frame)
+        self._relayed(size)
         if not (self._live or self._goes_live()):
             return
         action = self._session.response(frame)
         if isinstance(action, ToEnvoy):
+            self._ledger.responded(action.head, size, self._clock())
             if self._tracker:
-                self._tracker.response(response_head(self._flavour, frame), frame)
+                self._tracker.response(action.head, frame)
             await self._send(envoy, frame)
         elif isinstance(action, Apply):
-            self._outbox.put(self._apply(action).frame)
+            self._ledger.responded(action.head, size, self._clock())
+            self._send_up(self._apply(action))
         else:
+            self._ledger.responded(Head(action.type_url), size, self._clock())
             self._drop(action)
 
     async def _send(self, envoy: Envoy, frame: bytes) -> None:
-        slow = asyncio.get_running_loop().call_later(
-            SLOW_SEND, log.warning, "Envoy has not taken a response of %d bytes for 10 s", len(frame)
-        )
+        self._sending = (self._clock(), len(frame))
+        if self._reminder is None:  # one at a time, not one for every frame
+            self._reminder = asyncio.get_running_loop().call_later(SLOW_SEND, self._remind)
         try:
             await envoy.write(frame)
         except _GONE:
             self.end(Ending("CANCELLED", by=ENVOY))
         finally:
-            slow.cancel()
+            self._sending = None
+
+    def _remind(self) -> None:
+        """Say so when Envoy does not take what it is sent."""
+        self._reminder = None
+        if self._sending:
+            since, size = self._sending
+            left = since + SLOW_SEND - self._clock()
+            if left <= 0:
+                log.warning("Envoy has not taken a response of %d bytes for %d s", size, SLOW_SEND - left)
+                left = SLOW_SEND
+            self._reminder = asyncio.get_running_loop().call_later(left, self._remind)
 
     def _apply(self, action: Apply) -> ToPlane:
         """Let the owner have it; the result is the ACK or the NACK."""
@@ -270,5 +328,5 @@ class Stream:
             for announcement in announcements:
                 if announcement not in said:
                     for action in self._session.announce(announcement):
-                        self._outbox.put(action.frame)
+                        self._send_up(action)
             said = announcements

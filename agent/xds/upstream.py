@@ -1,63 +1,27 @@
-"""The control plane's side of one Envoy stream: a connection of its own, addresses in turn, frames both ways."""
+"""The control plane's side of one Envoy stream: a connection of its own, endpoints in turn, frames both ways."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
 
 from agent import logs, peer
-from agent.config import PeerConfig
+from agent.config import XdsConfig
 from agent.errors import AttemptError
+from agent.record import replace
+from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, Ending
+from agent.xds.endpoints import Candidate
+from agent.xds.outbox import Outbox
 from agent.xds.wire import EnvelopeError, Flavour
 
 log = logs.scope("xdsproxy")
 
+HURRY = 1.5  # seconds that a connection may take while there is another endpoint to try
 
-class Outbox:
-    """Frames on their way up: unbounded, because a reader of Envoy that waits for the control plane can deadlock with a
-    control plane that waits for Envoy. Frames are kept until somebody answered, so that another address can have them.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: deque[bytes] = deque()
-        self._unanswered: list[bytes] | None = []
-        self._filled = asyncio.Event()
-
-    def put(self, frame: bytes) -> None:
-        self._waiting.append(frame)
-        self._filled.set()
-
-    async def get(self) -> bytes:
-        while not self._waiting:
-            self._filled.clear()
-            await self._filled.wait()
-        frame = self._waiting.popleft()
-        if self._unanswered is not None:
-            self._unanswered.append(frame)
-        return frame
-
-    def settle(self) -> None:
-        """The control plane answered: nothing will have to be repeated."""
-        self._unanswered = None
-
-    def rewind(self) -> None:
-        """Nobody answered: everything taken since the start comes again."""
-        if self._unanswered:
-            self._waiting.extendleft(reversed(self._unanswered))
-            self._unanswered.clear()
-            self._filled.set()
-
-    def keep_first(self) -> None:
-        """Whatever comes back needs no more than the first frame to show that it answers."""
-        self.rewind()
-        while len(self._waiting) > 1:
-            self._waiting.pop()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 
 class Upstream:
@@ -65,86 +29,141 @@ class Upstream:
 
     def __init__(
         self,
-        plane: PeerConfig,
-        dial_timeout: float,
+        config: XdsConfig,
+        dialler: Dialler,
         flavour: Flavour,
         outbox: Outbox,
         deliver: Callable[[bytes], Awaitable[None]],
         connected: Callable[[str], None],
     ) -> None:
-        self._plane = plane
-        self._dial_timeout = dial_timeout
+        self._config = config
+        self._dialler = dialler
         self._flavour = flavour
         self._outbox = outbox
         self._deliver = deliver
         self._connected = connected
         self._answered = False
+        self._reading: float | None = None  # since when the control plane is waited for; None while Envoy is
+        self._writing: float | None = None  # since when it has not taken a request
 
     async def run(self) -> Ending:
-        """Talk to the first address that answers until it ends; UNAVAILABLE before an answer leads to the next one."""
-        ending = _unreachable("no address is configured")
-        for address in self._plane.addresses:
-            ending = await self._attempt(address)
-            if self._answered or ending.code != "UNAVAILABLE":
+        """Talk to the first endpoint that answers until it ends; UNAVAILABLE before an answer leads to the next one."""
+        candidates = await self._dialler.order()
+        ending = _unreachable(self._dialler.error or "no address is configured")
+        while candidates:
+            candidate = candidates.pop(0)
+            ending = await self._attempt(candidate, last=not candidates)
+            if ending.code != "UNAVAILABLE":
                 break
-            log.debug("%s did not answer (%s), trying the next address", address, ending)
+            self._dialler.failed(candidate, ending.message)
+            if self._answered:
+                break
             self._outbox.rewind()
+            if candidates:
+                log.info("%s did not answer (%s), the next endpoint is tried", candidate.address, ending)
         return ending
 
-    async def _attempt(self, address: str) -> Ending:
+    async def _attempt(self, candidate: Candidate, last: bool) -> Ending:
+        plane = replace(self._config.plane, server_name=candidate.name)
         try:
-            channel = await peer.open_channel(self._plane, address)
+            channel = await peer.open_channel(plane, candidate.address)
         except AttemptError as e:
             return _unreachable(str(e))
         try:
-            return await self._converse(channel, address)
+            call = channel.stream_stream(self._flavour.value)(metadata=tuple(peer.metadata(plane)))
+            ending = await self._converse(channel, call, candidate, last)
         finally:
             await channel.close()
+        if ending.never_connected:
+            return _unreachable(peer.explain(plane, candidate.address, ending.message))
+        return ending
 
-    async def _converse(self, channel: grpc.aio.Channel, address: str) -> Ending:
-        call = channel.stream_stream(self._flavour.value)(metadata=tuple(peer.metadata(self._plane)))
+    async def _converse(self, channel: grpc.aio.Channel, call: Call, candidate: Candidate, last: bool) -> Ending:
+        self._reading = self._writing = None
         async with asyncio.TaskGroup() as group:
-            reader = group.create_task(self._read(call, address), name=f"xds responses from {address}")
-            writer = group.create_task(self._write(call), name=f"xds requests to {address}")
+            reader = group.create_task(self._read(call, candidate), name=f"xds responses from {candidate.address}")
+            writer = group.create_task(self._write(call), name=f"xds requests to {candidate.address}")
             try:
-                # Waiting for the channel to be ready would delay every stream. A look at the end of the budget costs
-                # nothing and tells a connection that hangs from a control plane that has nothing to say.
-                await asyncio.wait({reader}, timeout=self._dial_timeout)
-                if not (reader.done() or self._answered) and channel.get_state() is not grpc.ChannelConnectivity.READY:
-                    return _unreachable(f"{address} took no connection within {self._dial_timeout:g} s")
-                ending = await reader
+                return await self._beginning(channel, reader, candidate.address, last) or await self._rest(reader)
             finally:
                 reader.cancel()
                 writer.cancel()
                 call.cancel()
-        if ending.never_connected:
-            return _unreachable(peer.explain(self._plane, address, ending.message))
-        return ending
 
-    async def _read(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]", address: str) -> Ending:
+    async def _beginning(
+        self, channel: grpc.aio.Channel, reader: asyncio.Task[Ending], address: str, last: bool
+    ) -> Ending | None:
+        """Why this endpoint is left before it has answered, None if it is not."""
+        config = self._config
+        # Waiting for the channel to be ready would delay every stream. A look at the end of the budget costs
+        # nothing and tells a connection that hangs from a control plane that has nothing to say.
+        budget = config.dial_timeout if last else min(config.dial_timeout, HURRY)
+        await asyncio.wait({reader}, timeout=budget)
+        if reader.done() or self._answered:
+            return None
+        if channel.get_state() is not grpc.ChannelConnectivity.READY:
+            return _unreachable(f"{address} took no connection within {budget:g} s")
+        if not last:
+            await asyncio.wait({reader}, timeout=config.first_response - budget)
+            # Without another endpoint a silent one is better than none, and there may be nothing to say.
+            if not (reader.done() or self._answered) and self._outbox.unanswered:
+                return _unreachable(f"{address} gave no response within {config.first_response:g} s")
+        return None
+
+    async def _rest(self, reader: asyncio.Task[Ending]) -> Ending:
+        """Wait for the end, or for the watchdog: keepalive only shows that the other end's kernel and library live."""
+        config, clock = self._config, asyncio.get_running_loop().time
+        limits = [limit for limit in (config.send_timeout, config.idle_timeout) if limit]
+        while limits:
+            await asyncio.wait({reader}, timeout=min(limits) / 4)
+            if reader.done():
+                break
+            now = clock()
+            if self._reading is None:  # Envoy is waited for: that is nobody's fault up there
+                continue
+            # A control plane that could not send for a while had no time to read either.
+            stuck = self._writing is not None and now - max(self._writing, self._reading) > config.send_timeout
+            if config.send_timeout and stuck:
+                return _stuck(f"the control plane has taken no request for {config.send_timeout:g} s")
+            if config.idle_timeout and now - self._reading > config.idle_timeout:
+                return _stuck(f"the control plane has said nothing for {config.idle_timeout:g} s")
+        return await reader
+
+    async def _read(self, call: Call, candidate: Candidate) -> Ending:
+        clock = asyncio.get_running_loop().time
         try:
-            while (frame := await call.read()) is not grpc.aio.EOF:
+            while True:
+                self._reading = clock()
+                frame = await call.read()
+                if frame is grpc.aio.EOF:
+                    return Ending()
+                self._reading = None
                 if not self._answered:
                     self._answered = True
                     self._outbox.settle()
-                    self._connected(address)
+                    self._dialler.answered(candidate)
+                    self._connected(candidate.address)
                 await self._deliver(frame)
                 # Not to be held while waiting for the next one, which may take hours.
                 del frame
         except grpc.aio.AioRpcError as e:
             return Ending(e.code().name, e.details() or "")
         except EnvelopeError:
-            return Ending("INTERNAL", f"{address} sent bytes that are not a discovery response", by=AGENT)
-        return Ending()
+            return Ending("INTERNAL", f"{candidate.address} sent bytes that are not a discovery response", by=AGENT)
 
-    async def _write(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]") -> None:
+    async def _write(self, call: Call) -> None:
+        clock = asyncio.get_running_loop().time
         try:
             await call.wait_for_connection()
             # Not call.write(): when the stream ends under a write, that replaces the peer's status by INTERNAL (grpcio
             # 1.85, grpc/aio/_call.py), and Envoy would never know why the control plane hung up.
             send = call._cython_call.send_serialized_message
             while True:
-                await send(await self._outbox.get())
+                frame = await self._outbox.get()
+                self._writing = clock()
+                await send(frame)
+                self._writing = None
+                del frame
         except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as e:
             # The reader learns how the call ended and says so.
             log.debug("no more requests can be sent: %s", e)
@@ -152,3 +171,7 @@ class Upstream:
 
 def _unreachable(reason: str) -> Ending:
     return Ending("UNAVAILABLE", f"the control plane cannot be reached: {reason}", by=AGENT)
+
+
+def _stuck(reason: str) -> Ending:
+    return Ending("UNAVAILABLE", reason, by=AGENT)

@@ -208,3 +208,18 @@ def test_mounted_files_are_copied_to_the_output_directory_unless_it_is_theirs() 
     assert c.identity is None
     assert (c.sds.output_dir, c.sds.output_mode) == ("/out", 0o644)
     assert make(env={"OUTPUT_CERTS": "./etc/certs"}, files=files).sds.output_dir == ""
+
+
+def test_several_endpoints_each_with_its_own_name() -> None:
+    c = make(proxy={"discoveryAddress": "srv+_xds._tcp.example, a:15012,b:15012"})
+    assert c.xds.plane.addresses == ("srv+_xds._tcp.example", "a:15012", "b:15012")
+    assert c.xds.plane.server_name == ""
+    assert c.identity is not None
+    assert (c.identity.ca.addresses, c.identity.ca.server_name) == (("a:15012",), "a")
+    assert make(proxy={"discoveryAddress": "a:1,b:1"}, env={"ISTIOD_SAN": "x"}).xds.plane.server_name == "x"
+
+
+def test_srv_records_do_not_say_where_the_ca_is() -> None:
+    with pytest.raises(ConfigError, match="CA_ADDR must be set"):
+        make(proxy={"discoveryAddress": "srv+x"})
+    assert ca(proxy={"discoveryAddress": "srv+x"}, env={"CA_ADDR": "ca:15012"}).addresses == ("ca:15012",)

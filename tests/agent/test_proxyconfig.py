@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ConfigError
-from agent.proxyconfig import DEFAULTS, load_text, merge, split_address, validate
+from agent.proxyconfig import DEFAULTS, load_text, merge, plane_addresses, server_name, split_address, validate
 
 
 def built(*texts: str) -> dict[str, Any]:
@@ -154,3 +154,26 @@ def test_any_values(overlay: dict[str, Any]) -> None:
 def test_any_text(text: str) -> None:
     with suppress(ConfigError):
         built(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("istiod:15012", ("istiod:15012",)),
+        ("a:15012, b:15012", ("a:15012", "b:15012")),
+        ("[fd00::1]:15012,srv+_xds._tcp.example.", ("[fd00::1]:15012", "srv+_xds._tcp.example.")),
+    ],
+)
+def test_addresses_of_the_control_plane(text, addresses):
+    assert plane_addresses(text) == addresses
+
+
+@pytest.mark.parametrize("text", ["", "a", "a:15012,", ",a:15012", "srv+", "srv+a..b", "srv+a:15012", "srv+a b", "a:0"])
+def test_unusable_addresses_of_the_control_plane(text):
+    with pytest.raises(ValueError, match=r"must|port"):
+        plane_addresses(text)
+
+
+def test_the_name_to_verify():
+    assert server_name("istiod.example:15012") == "istiod.example"
+    assert server_name("localhost:15012") == "istiod.istio-system.svc"

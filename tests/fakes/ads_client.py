@@ -102,7 +102,8 @@ async def relaying(
 ) -> AsyncIterator[Relay]:
     """A proxy between the fake plane and `Relay.envoy()`; `changes` go into its XdsConfig."""
     peer = plane if isinstance(plane, PeerConfig) else peer_config(folder, authority, plane.address)
-    config = replace(XdsConfig(socket_path=str(folder / "proxy/XDS"), plane=peer), **changes)
+    # Not to wait for a control plane that is not there, unless the test is about that.
+    config = replace(XdsConfig(socket_path=str(folder / "proxy/XDS"), plane=peer), **{"hold": 0.0, **changes})
     relay = Relay(config, Latest(XdsStatus()), Recorder(), flavour, Latest(()))
     proxy = XdsProxy(config, relay.status, handlers or {}, relay.recorder, relay.announcements)
     await proxy.start()

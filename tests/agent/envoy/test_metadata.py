@@ -129,6 +129,8 @@ def test_flags_ports_and_sockets() -> None:
 def test_no_mutual_tls_no_san() -> None:
     assert "PILOT_SAN" not in metadata(proxy={"controlPlaneAuthPolicy": "NONE"})
     assert metadata(proxy={"discoveryAddress": "localhost:1"})["PILOT_SAN"] == ["istiod.istio-system.svc"]
+    several = metadata(proxy={"discoveryAddress": "a:1,srv+x,b:1"}, env={"CA_ADDR": "c:1"})
+    assert several["PILOT_SAN"] == ["a", "b"]
 
 
 def test_without_a_version_we_claim_our_own() -> None:

@@ -9,8 +9,10 @@ from agent.events import Recorder
 from agent.latest import Latest
 from agent.protos import xds_pb2
 from agent.xds import wire
+from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, ENVOY, Ending
-from agent.xds.stream import Stream
+from agent.xds.ledger import Ledger
+from agent.xds.stream import Common, Stream
 from agent.xds.wire import NAME_TABLE, Flavour
 from tests.fakes.ads_client import peer_config
 from tests.fakes.plane import FakePlane
@@ -37,10 +39,10 @@ class Peers:
 
     def __init__(self, folder, plane, handlers=()):
         config = XdsConfig(socket_path="", plane=peer_config(folder, None, plane.address))
-        self.recorder, self.relayed = Recorder(), []
-        self.stream = Stream(
-            Flavour.DELTA, config, dict(handlers), Latest(()), self.recorder, lambda _: None, self.relayed.append
-        )
+        self.recorder, self.relayed, self.ledger = Recorder(), [], Ledger()
+        dialler = Dialler(config.plane)
+        common = Common(config, dict(handlers), Latest(()), self.recorder, dialler, self.ledger, self.relayed.append)
+        self.stream = Stream(Flavour.DELTA, common, lambda _: None, lambda _: None)
 
 
 def with_stream(folder, test, handlers=()):

@@ -1,6 +1,6 @@
 import asyncio
 
-from agent.xds.upstream import Outbox
+from agent.xds.outbox import Outbox
 
 
 def drain(outbox):
@@ -50,3 +50,21 @@ def test_what_was_answered_is_forgotten():
     outbox.put(b"2")
     outbox.rewind()
     assert drain(outbox) == [b"2"]
+
+
+def test_size_is_what_is_held():
+    outbox = fill(b"aa", b"bbb", b"c")
+    assert outbox.size == 6
+    asyncio.run(outbox.get())
+    assert (outbox.size, outbox.unanswered) == (6, True)  # it may have to be repeated
+    outbox.settle()
+    assert (outbox.size, outbox.unanswered) == (4, False)
+    asyncio.run(outbox.get())
+    assert outbox.size == 1
+
+
+def test_size_after_keeping_the_first():
+    outbox = fill(b"aa", b"bbb")
+    asyncio.run(outbox.get())
+    outbox.keep_first()
+    assert (outbox.size, len(outbox)) == (2, 1)
