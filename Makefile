@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
-.PHONY: help packages venv demo test lint unit bench conformance protos clean
+.PHONY: help packages venv demo test lint unit bench agent-for-all conformance protos clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -78,7 +78,39 @@ SUITE_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/remora/suite-$(shell sha256
 # Debian packages that only the suite uses
 SUITE_TOOLS := nft:nftables conntrack:conntrack
 
-conformance: venv ## the black-box files named in tests/conformance.txt (SUITE=folder)
+# Some cases run the agent as an ordinary user. Where that user cannot reach the agent (a checkout or an interpreter below
+# a closed home folder), a copy of the project is installed for an interpreter that everybody may execute.
+ORDINARY_USER := 1337
+AS_USER = $(PY) -c 'import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:], user=$(ORDINARY_USER), \
+	group=$(ORDINARY_USER), extra_groups=[], stdout=subprocess.DEVNULL).returncode)'
+AGENT_VENV ?= /var/cache/remora/agent-$(shell sha256sum pyproject.toml | cut -c1-12)
+
+agent-for-all: venv
+	@reachable() { $(AS_USER) "$$@" 2>/dev/null; }
+	if [ "$$(id -u)" != 0 ] || reachable $(CURDIR)/$(VENV)/bin/pilot-agent version; then exit 0; fi
+	umask 022
+	if [ ! -e $(AGENT_VENV)/.ready ]; then
+		for p in "$(PYTHON)" /usr/bin/python3 /usr/local/bin/python3; do
+			p=$$("$$p" -c 'import ensurepip, os, sys, venv; sys.version_info >= (3, 11) and print(os.path.realpath(sys.executable))' \
+				2>/dev/null) || continue
+			if [ -n "$$p" ] && reachable "$$p" -V; then break; fi
+			p=""
+		done
+		if [ -z "$${p:-}" ] || ! mkdir -p $(dir $(AGENT_VENV)); then
+			echo "no Python and folder for user $(ORDINARY_USER): the cases that run the agent as that user will fail" >&2
+			exit 0
+		fi
+		rm -rf $(AGENT_VENV)
+		"$$p" -m venv $(AGENT_VENV)
+	fi
+	copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT
+	cp -R pyproject.toml README.md LICENSE agent init "$$copy"
+	pip="$(AGENT_VENV)/bin/python -m pip install -q --disable-pip-version-check --root-user-action=ignore"
+	test -e $(AGENT_VENV)/.ready || $$pip "$$copy"
+	$$pip --no-deps --force-reinstall "$$copy"
+	touch $(AGENT_VENV)/.ready
+
+conformance: venv agent-for-all ## the black-box files named in tests/conformance.txt (SUITE=folder)
 	@$(MAKE) --no-print-directory packages TOOLS="$(TOOLS) $(SUITE_TOOLS)"
 	if [ ! -e $(SUITE_VENV)/.ready ]; then
 		rm -rf $(SUITE_VENV); mkdir -p $(dir $(SUITE_VENV))
@@ -86,9 +118,13 @@ conformance: venv ## the black-box files named in tests/conformance.txt (SUITE=f
 		$(SUITE_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $(SUITE)/requirements.txt
 		touch $(SUITE_VENV)/.ready
 	fi
+	agent=$(CURDIR)/$(VENV)/bin/pilot-agent
+	if [ "$$(id -u)" = 0 ] && ! $(AS_USER) "$$agent" version 2>/dev/null && [ -e $(AGENT_VENV)/.ready ]; then
+		agent=$(AGENT_VENV)/bin/pilot-agent
+	fi
 	for file in $$(grep -v '^#' tests/conformance.txt); do
 		echo "conformance: $$file"
-		AGENT=$(CURDIR)/$(VENV)/bin/pilot-agent $(SUITE_VENV)/bin/python -m pytest -q -p no:cacheprovider $(SUITE)/$$file
+		AGENT="$$agent" $(SUITE_VENV)/bin/python -m pytest -q -p no:cacheprovider $(SUITE)/$$file
 	done
 
 protos: venv ## regenerate agent/protos/*_pb2.py
