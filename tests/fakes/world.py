@@ -73,6 +73,11 @@ class World:
         self.where(client)
         return self.open[-1]
 
+    def hang_up(self, keep: int) -> None:
+        """Close all connections but the first."""
+        while len(self.open) > keep:
+            self.open.pop().close()
+
     def close(self) -> None:
         for s in [*self.open, *self.listeners.values()]:
             s.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from init import apply, config, restore
 from init.errors import ValidationError
 from init.validate import validate
-from tests.fakes.world import FAR, PEER, PEER6, POD, POD6, World
+from tests.fakes.world import FAR, PEER, PEER6, POD, POD6, World, choice
 
 pytestmark = pytest.mark.root
 
@@ -77,6 +79,31 @@ def test_connections_survive_another_plan(world: World, backend: str) -> None:
         pairs.append((client, world.pair(client)))
     for argv in ([*DEFAULT, "-o", "9"], DEFAULT, [*DEFAULT, "--drop-invalid"]):
         world.apply(backend, argv)
+        for client, server in pairs:
+            for a, b in ((client, server), (server, client)):
+                b.settimeout(5)
+                a.sendall(b"x")
+                assert b.recv(1) == b"x"
+
+
+@pytest.mark.parametrize("new", ["nft", "legacy", "native"])
+@pytest.mark.parametrize("old", ["nft", "legacy", "native"])
+def test_nothing_breaks_or_escapes_while_rules_are_replaced(world: World, old: str, new: str) -> None:
+    """Another plan on another backend, or the same: old connections go on, and every new one is treated as planned."""
+    world.apply(old, DEFAULT)
+    pairs = []
+    for place, host, port, uid in ((world.pod, FAR, 80, 1000), (world.peer, POD, 8080, 0), (world.pod, FAR, 80, 1337)):
+        client = place.connect(host, port, uid)
+        pairs.append((client, world.pair(client)))
+    for backend, more in ((new, []), (old, ["-o", "9"]), (new, ["-o", "9", "--drop-invalid"])):
+        words = [sys.executable, "-m", "init", "apply", *DEFAULT, *more, *choice(backend)]
+        with world.pod.call(lambda argv=words: subprocess.Popen(argv, stdout=subprocess.DEVNULL)) as running:
+            while running.poll() is None:
+                assert world.where(world.pod.connect(FAR, 80, 1000)) == ("pod", 15001, (FAR, 80))
+                assert world.where(world.pod.connect(FAR, 80, 1337)) == ("peer", 80, None)
+                assert world.where(world.peer.connect(POD, 8080)) == ("pod", 15006, (POD, 8080))
+                world.hang_up(keep=2 * len(pairs))
+            assert running.returncode == 0
         for client, server in pairs:
             for a, b in ((client, server), (server, client)):
                 b.settimeout(5)
