@@ -78,11 +78,10 @@ def boot(config: AgentConfig) -> Boot:
             from agent import proxyless
 
             proxyless.write(config, log.debug)  # Envoy's bootstrap has warned of the same metadata
+        secrecy.hide_memory()  # there were no secrets before
         if config.identity is not None:
-            from agent import secrecy
             from agent.identity import keys
 
-            secrecy.hide_memory()
             result.key = keys.pregenerate(config.identity)
     except BaseException:
         result.undo()
