@@ -167,7 +167,7 @@ class Pod:
                 lines.append(f"{table} {line}")
         return lines
 
-    def start_agent(self) -> Process:
+    def start_agent(self, **environ: str) -> Process:
         """Start the agent as the proxy's user, with NET_ADMIN so that it may repair the rules."""
         argv = [
             self._shared.python, "-m", "agent", "proxy", "sidecar",
@@ -175,7 +175,7 @@ class Pod:
             "--proxyLogLevel=warning", "--proxyComponentLogLevel=misc:error", "--log_output_level=default:info",
         ]  # fmt: skip
         place = self.place(PROXY_UID, "net_admin")
-        self.agent = process.start(f"{self.name}-agent", place, argv, self.log("agent"), self.environ())
+        self.agent = process.start(f"{self.name}-agent", place, argv, self.log("agent"), self.environ() | environ)
         return self.agent
 
     def envoy_pid(self) -> int | None:
