@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from agent import atomicfile, logs, uds
+from agent import atomicfile, logs, secrecy, uds
 from agent.config import AgentConfig
 from agent.envoy import args, bootstrap, launch
 from agent.errors import FatalError
