@@ -18,6 +18,7 @@ COMMANDS = {
     "events": ("agent.cli.events", "show what the running agent remembers of its last state changes"),
     "config": ("agent.cli.config", "show every setting and its source, or check them without starting: show | check"),
     "log": ("agent.cli.log", "change the running agent's log level for a while: log LEVEL|SCOPE:LEVEL [--for 5m]"),
+    "xds": ("agent.cli.xds", "what the running agent got from its control plane, and what Envoy made of it"),
     "version": ("agent.cli.version", "print the version"),
     "completion": ("agent.cli.completion", "print a completion script for bash, zsh or fish"),
     "istio-iptables": ("agent.cli.rules", "write, verify or remove the redirect rules (see remora-init --help)"),

@@ -181,6 +181,7 @@ class App:
         exposition.certificate(registry, self.secret)
         exposition.envoy(registry, self.envoy)
         if self.xds is not None:
+            exposition.xds(registry, self.xds.ledger)
             exposition.xds_cache(registry, self.xds.cache)
         if self.sds is not None:
             exposition.sds(registry, self.sds)
@@ -201,6 +202,7 @@ class App:
                 "/logging": LogLevels(self.config.log.levels).answer,
                 "/debug/certs": local_page(self._certificates),
                 "/debug/events": local_page(self.recorder.to_json),
+                "/debug/xds": local_page(lambda: "{}" if self.xds is None else self.xds.report()),
             },
         )
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from agent.identity.manager import IdentityManager
     from agent.sds.server import SdsServer
     from agent.xds.keeper import CacheReport
+    from agent.xds.ledger import Ledger
 
 
 def certificate(registry: Registry, secret: Latest[Secret | None]) -> None:
@@ -92,6 +93,40 @@ def envoy(registry: Registry, state: Latest[EnvoyState]) -> None:
             return [({}, float(getattr(state.value, name)))]
 
         registry.computed(f"envoy_{name}_total", "counter", what, count)
+
+
+def xds(registry: Registry, ledger: "Ledger") -> None:
+    """Connections and messages under istio's names; bytes, sizes, refusals and silence under ours."""
+
+    def by_type(side: str) -> Callable[[], list[Sample]]:
+        return lambda: [({"type": kind}, n) for (where, kind), n in ledger.terminations.items() if where == side]
+
+    def total(read: Callable[[], int]) -> Callable[[], list[Sample]]:
+        return lambda: [({}, float(read()))] if read() else []
+
+    rows: list[tuple[str, str, Callable[[], list[Sample]]]] = [
+        ("istiod_connection_failures", "Control planes not reached.", total(lambda: ledger.failures)),
+        ("istiod_connection_terminations", "Streams that the control plane ended.", by_type("istiod")),
+        ("envoy_connection_terminations", "Streams that Envoy ended.", by_type("envoy")),
+        ("xds_proxy_requests", "Discovery requests sent to the control plane.", total(lambda: ledger.requests)),
+        ("xds_proxy_responses", "Discovery responses received.", total(lambda: ledger.responses)),
+        ("xds_request_bytes_total", "Bytes of discovery requests.", total(lambda: ledger.bytes_up)),
+        ("xds_response_bytes_total", "Bytes of discovery responses.", total(lambda: ledger.bytes_down)),
+        (
+            "xds_nacks_total",
+            "Configurations that Envoy refused, by type.",
+            lambda: [({"type": name}, float(count)) for name, count in ledger.nacks().items()],
+        ),
+    ]
+    for name, what, samples in rows:
+        registry.computed(name, "counter", what, samples)
+    registry.computed(
+        "xds_seconds_since_last_response",
+        "gauge",
+        "Seconds since the control plane was last heard.",
+        lambda: [] if ledger.heard is None else [({}, time.monotonic() - ledger.heard)],
+    )
+    registry.histogram("xds_push_bytes", "Size of discovery responses.", lambda: (ledger.buckets(), ledger.bytes_down))
 
 
 def xds_cache(registry: Registry, report: "Callable[[], CacheReport]") -> None:

@@ -88,6 +88,7 @@ CORES = {
     "agent/xds/replay.py",
     "agent/xds/endpoints.py",
     "agent/xds/ledger.py",
+    "agent/xds/report.py",
     "agent/xds/session.py",
     "agent/xds/slices.py",
     "agent/xds/tracker.py",

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import logging
 import os
 import stat
@@ -23,6 +24,7 @@ from agent.xds.ending import AGENT, ENVOY, Ending, Kind
 from agent.xds.heap import HeapTrimmer, tune
 from agent.xds.keeper import CacheReport, Keeper
 from agent.xds.ledger import Ledger
+from agent.xds.report import report
 from agent.xds.session import Announcement
 from agent.xds.stream import Common, Envoy, Handler, Stream
 from agent.xds.wire import Flavour
@@ -110,6 +112,18 @@ class XdsProxy:
     def cache(self) -> CacheReport:
         """What is kept for an outage, in numbers."""
         return self._keeper.report()
+
+    def report(self) -> str:
+        """Everything about the discovery streams, as JSON for people."""
+        found = report(
+            self._status.value,
+            self.ledger,
+            self.cache(),
+            self._keeper.cache.types(),
+            self._dialler.standings(),
+            asyncio.get_running_loop().time(),
+        )
+        return json.dumps(found)
 
     async def run(self) -> None:
         """Serve until cancelled. `start` comes first."""

@@ -13,7 +13,10 @@ from agent.latest import Latest
 from agent.model import EnvoyPhase, EnvoyState, Readiness, Secret
 from agent.sds.server import SdsServer
 from agent.status.metrics import Registry
+from agent.xds.ending import ENVOY, PLANE, Ending
 from agent.xds.keeper import CacheReport
+from agent.xds.ledger import Ledger
+from agent.xds.wire import LISTENER, Head
 
 
 def test_the_certificate_appears_with_the_first_one_and_counts_below_zero() -> None:
@@ -110,3 +113,31 @@ def test_the_secret_servers_troubles_appear_with_the_first(tmp_path: Path) -> No
     assert 'istio_agent_pilot_total_xds_rejects{type="sds"} 2\n' in page
     assert 'istio_agent_pilot_xds_expired_nonce{type="sds"} 1\n' in page
     assert "num_file_" not in page
+
+
+def test_the_discovery_streams_under_istios_names_and_ours() -> None:
+    ledger, registry = Ledger(), Registry()
+    exposition.xds(registry, ledger)
+    assert registry.render() == ""  # nothing before its first use
+    ledger.failures = 2
+    ledger.requested(Head(LISTENER, "n", "", "bad"), 10, 0.0)
+    ledger.responded(Head(LISTENER, "n", "v"), 2000, time.monotonic() - 5)
+    ledger.ended(Ending("INTERNAL", "x", by=PLANE))
+    ledger.ended(Ending("CANCELLED", by=ENVOY))
+    page = registry.render()
+    for line in (
+        "istiod_connection_failures 2",
+        'istiod_connection_terminations{type="error"} 1',
+        'envoy_connection_terminations{type="cancelled"} 1',
+        "xds_proxy_requests 1",
+        "xds_proxy_responses 1",
+        "xds_request_bytes_total 10",
+        "xds_response_bytes_total 2000",
+        'xds_nacks_total{type="Listener"} 1',
+        'xds_push_bytes_bucket{le="1024"} 0',
+        'xds_push_bytes_bucket{le="10240"} 1',
+        "xds_push_bytes_sum 2000",
+    ):
+        assert f"istio_agent_{line}\n" in page, line
+    values = dict(line.split() for line in page.splitlines() if not line.startswith("#"))
+    assert 5 <= float(values["istio_agent_xds_seconds_since_last_response"]) < 60
