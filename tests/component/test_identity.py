@@ -277,16 +277,21 @@ def test_without_overlap_the_new_roots_replace_the_former_ones_at_once(world: Wo
     asyncio.run(main())
 
 
-def test_a_bad_renewal_leaves_the_certificate_in_use(world: World) -> None:
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_renewal_leaves_the_certificate_in_use(world: World, name: str) -> None:
     async def main() -> None:
-        world.ca.ttl = 3.0
         async with running(world):
             first = await world.issued()
-            world.ca.answer = other_leaf
-            await world.failure()
+            version = world.secret.version
+            world.ca.answer, expected = BAD[name]
+            world.manager.renew_now()
+            assert expected in await world.failure()
             assert world.secret.value is first
+            assert world.secret.version == version
+            assert world.readiness.version == 0
             world.ca.heal()
-            await world.issued(lambda s: s is not first)
+            world.manager.renew_now()
+            assert matches(await world.issued(lambda s: s is not first))
 
     asyncio.run(main())
 
