@@ -239,7 +239,7 @@ class Stream:
             log.debug("the cache does not understand a request: %s", e)
             return
         committed = self._standin.committed
-        self._tracker.request(request)
+        self._relayed(self._tracker.request(request))  # memory moves again: the response goes, its slices stay
         self._standin.request(request)
         if self._standin.committed and not committed:
             self._outbox.keep_first()

@@ -40,10 +40,10 @@ class Tracker:
             self._cache.switch_off(f"Envoy has left {self._waiting} bytes of configuration unanswered")
             self.close()
 
-    def request(self, asked: Asked) -> None:
-        """Envoy asks or answers."""
+    def request(self, asked: Asked) -> int:
+        """Envoy asks or answers; the bytes of the response that it has answered, if it was held until now."""
         if not self._cache.wants(asked.type_url):
-            return
+            return 0
         watch = self._watches.get(asked.type_url)
         names = {name for name in asked.subscribe if name != "*"}
         if watch is None:
@@ -55,8 +55,10 @@ class Tracker:
             if not watch.wildcard:
                 self._cache.forget(asked.type_url, watch.names - names)
             watch.names = names
+        before = self._waiting
         if asked.nonce in watch.waiting:
             self._answered(watch, asked)
+        return before - self._waiting
 
     def prune(self) -> None:
         """Let go of what the stream, which must have lasted for a while, never asked for."""

@@ -17,7 +17,7 @@ class Stream:
         self.tracker = Tracker(self.cache, flavour, limit)
 
     def ask(self, type_url, names=(), nonce="", refused=False, gone=(), held=()):
-        self.tracker.request(Asked(type_url, tuple(names), tuple(gone), frozenset(held), "", nonce, refused))
+        return self.tracker.request(Asked(type_url, tuple(names), tuple(gone), frozenset(held), "", nonce, refused))
 
     def push(self, type_url, names, nonce, removed=()):
         if self.flavour is Flavour.DELTA:
@@ -47,7 +47,8 @@ def test_only_what_is_acknowledged_counts(flavour):
     stream.ask(CLUSTER, nonce="1")
     assert stream.kept(CLUSTER) is None
     stream.push(CLUSTER, "ab", "2")
-    stream.ask(CLUSTER, nonce="2")
+    assert stream.ask(CLUSTER, nonce="2") > 10
+    assert stream.ask(CLUSTER, nonce="2") == 0
     assert stream.kept(CLUSTER) == "ab"
 
 
