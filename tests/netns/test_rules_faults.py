@@ -62,9 +62,18 @@ FAULTS = {
     "fails after doing its work": '"$REAL" "$@"; exit 3',
     "does half of its work": 'sed \'/^COMMIT/q\' | "$REAL" "$@"; exit 3',
     "lies": "cat > /dev/null; exit 0",
+    "hangs": "exec sleep 60",
+    "hangs after doing its work": '"$REAL" "$@"; sleep 60',
 }
 
 
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient = apply.tools
+    monkeypatch.setattr(apply, "tools", lambda c: replace(patient(c), limit=0.7, lock_wait=0))
+
+
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("stem", ["iptables", "ip6tables"])
@@ -85,7 +94,8 @@ def test_a_restore_that_goes_wrong_once(pod: Namespace, tmp_path: Path, backend:
     pod.call(body)
 
 
-@pytest.mark.parametrize("fault", ["exit 3", "echo banana", "kill -9 $$"])
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("fault", ["exit 3", "echo banana", "kill -9 $$", "exec sleep 60"])
 @pytest.mark.parametrize("stem", ["iptables", "ip6tables"])
 def test_a_save_that_goes_wrong(pod: Namespace, tmp_path: Path, stem: str, fault: str) -> None:
     wrap(tmp_path, f"{stem}-nft-save", fault)
@@ -96,6 +106,34 @@ def test_a_save_that_goes_wrong(pod: Namespace, tmp_path: Path, stem: str, fault
         with pytest.raises(InitError):
             apply.apply(settings(NEW, "nft", str(tmp_path)))
         assert snapshot() == before
+
+    pod.call(body)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])
+@pytest.mark.parametrize("fault", ["kill -9 $$", '"$REAL" "$@"; exit 3'])
+def test_python_iptables_that_goes_wrong_once(
+    pod: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, step: int
+) -> None:
+    """Each of its processes in turn: reading both families, writing both, reading both again."""
+    program, count = tmp_path / "python", tmp_path / "count"
+    program.write_text(
+        f"#!/bin/sh\nREAL={sys.executable}\necho x >> {count}\n"
+        f'if [ "$(wc -l < {count})" -ne {step} ]; then exec "$REAL" "$@"; fi\n{fault}\n'
+    )
+    program.chmod(0o755)
+
+    def body() -> None:
+        apply.apply(settings(OLD, "legacy"))
+        before = snapshot()
+        monkeypatch.setattr(restore.Tools, "find", lambda tools, name: None)
+        monkeypatch.setattr(sys, "executable", str(program))
+        with pytest.raises(InitError) as e:
+            apply.apply(settings(NEW, "legacy"))
+        assert "python-iptables" in str(e.value)
+        assert snapshot() == before
+        apply.apply(settings(NEW, "legacy"))
+        assert apply.verify(settings(NEW, "legacy")) == []
 
     pod.call(body)
 
