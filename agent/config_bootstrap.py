@@ -27,7 +27,7 @@ def bootstrap(args: Parsed, env: Environment, proxy: Mapping[str, Any], read: Re
         skip_deprecated_logs=env.flag("ENVOY_SKIP_DEPRECATED_LOGS", True),
         core_dump=env.flag("ISTIO_ENVOY_ENABLE_CORE_DUMP", False),
         override=_override(env, read),
-        custom=_custom(args, env, proxy, read),
+        custom=_custom(env, proxy, read),
         service_name=args["serviceCluster"],
         outlier_log_path=args["outlierLogPath"],
         sts_port=args["stsPort"],
@@ -78,9 +78,9 @@ def _override(env: Environment, read: Read) -> str:
     return json.dumps(parsed, separators=(",", ":"), ensure_ascii=False)
 
 
-def _custom(args: Parsed, env: Environment, proxy: Mapping[str, Any], read: Read) -> Mapping[str, Any] | None:
+def _custom(env: Environment, proxy: Mapping[str, Any], read: Read) -> Mapping[str, Any] | None:
     """A bootstrap of the user's own. Go templates cannot be honoured; a plain file is taken as it is."""
-    path = env.text("ISTIO_BOOTSTRAP") or proxy.get("proxyBootstrapTemplatePath", "") or args["templateFile"]
+    path = env.text("ISTIO_BOOTSTRAP") or proxy.get("proxyBootstrapTemplatePath", "")
     if not path or proxy.get("customConfigFile"):
         return None
     try:

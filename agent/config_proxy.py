@@ -53,6 +53,9 @@ def proxy_config(
         config["concurrency"], sources["concurrency"] = limit, "environment ISTIO_CPU_LIMIT"
     if config.get("serviceCluster") == "":
         config["serviceCluster"], sources["serviceCluster"] = args["serviceCluster"], "flag --serviceCluster"
+    if args["templateFile"] and not config.get("customConfigFile"):
+        config["proxyBootstrapTemplatePath"] = args["templateFile"]
+        sources["proxyBootstrapTemplatePath"] = "flag --templateFile"
     for fault in proxyconfig.faults(config):
         refuse(ConfigError(fault))
     if statsd := config.get("statsdUdpAddress"):

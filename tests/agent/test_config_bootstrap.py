@@ -80,7 +80,8 @@ def test_a_bootstrap_of_the_users_own() -> None:
         return custom and custom["node"]["id"]
 
     assert chosen("--templateFile=f", env={"ISTIO_BOOTSTRAP": "e"}, proxy=proxy) == "e"
-    assert chosen("--templateFile=f", proxy=proxy) == "p"
+    assert chosen("--templateFile=f", proxy=proxy) == "f"
+    assert chosen(proxy=proxy) == "p"
     assert chosen("--templateFile=f") == "f"
     assert chosen() is None
     assert chosen(env={"ISTIO_BOOTSTRAP": "e"}, proxy={"customConfigFile": "c"}) is None
