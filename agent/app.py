@@ -206,6 +206,12 @@ class App:
             },
         )
 
+    def _last_push(self) -> tuple[float, str, str] | None:
+        """The last configuration that was sent to Envoy: monotonic time, type, version."""
+        types = self.xds.ledger.types.items() if self.xds is not None else ()
+        sent = [(one.pushed, name, one.version) for name, one in types if one.pushed is not None and "/envoy." in name]
+        return max(sent, default=None)
+
     def _certificates(self) -> str:
         import json
 
@@ -233,7 +239,12 @@ class App:
         from agent.envoy.supervisor import Supervisor
 
         self.supervisor = Supervisor(
-            self.config.envoy, self.booted.spawn, self.envoy, self.recorder, termination_log=TERMINATION_LOG
+            self.config.envoy,
+            self.booted.spawn,
+            self.envoy,
+            self.recorder,
+            termination_log=TERMINATION_LOG,
+            last_push=self._last_push,
         )
         if self.booted.envoy is not None:
             self.supervisor.adopt(self.booted.envoy)

@@ -11,7 +11,7 @@ from agent import logs
 from agent.config import EnvoyConfig
 from agent.envoy import cgroup, lifecycle, stats
 from agent.envoy.admin import Admin
-from agent.envoy.exits import Exit
+from agent.envoy.exits import Exit, after_push
 from agent.envoy.launch import Envoy
 from agent.envoy.lifecycle import Action, Connections, Drained, Ended, Event, Policy, Started, State, StopAsked, Tick
 from agent.envoy.stop import StopSignal
@@ -38,9 +38,11 @@ class Supervisor:
         state: Latest[EnvoyState],
         recorder: Recorder,
         termination_log: str = "",
+        last_push: Callable[[], tuple[float, str, str] | None] = lambda: None,
     ) -> None:
         self._config, self._spawn, self._published, self._recorder = config, spawn, state, recorder
         self._termination_log = termination_log  # where Kubernetes looks for the cause of an end; must exist already
+        self._last_push = last_push  # the last configuration sent to Envoy: monotonic time, type URL, version
         self._policy = Policy.of(config)
         self._admin = Admin(config.admin_host, config.admin_port)
         self._state = State(envoy=state.value)
@@ -107,7 +109,11 @@ class Supervisor:
         before, after = self._oom_kills, cgroup.oom_kills()
         oom = before is not None and after is not None and after > before
         lived = self._ended_at - envoy.started
-        how = Exit(status, oom)
+        suspect = ""
+        push = self._last_push()
+        if push is not None and push[0] >= envoy.started and status not in (0, -signal.SIGKILL):
+            suspect = after_push(self._ended_at - push[0], push[1], push[2])
+        how = Exit(status, oom, suspect=suspect)
         asked = bool(self._state.stop_cause) or how.clean
         phrase = "was ended as asked" if self._state.stop_cause and status == -signal.SIGKILL else how.phrase
         self._recorder.record(
@@ -118,6 +124,7 @@ class Supervisor:
             pid=envoy.pid,
             status=status,
             kind_of_exit=how.kind,
+            after_new_configuration=bool(suspect),
             lived_ms=round(lived * 1000),
         )
         self._queue.put_nowait(Ended(how))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ class World:
         self.stop = StopSignal()
         self.spawn: Callable[[], Envoy] = self.fake.spawn
         self.supervisor: Supervisor
+        self.last_push: tuple[float, str, str] | None = None
         self.termination_log = str(folder / "termination-log")
 
     def play(self, script: Callable[["World"], Awaitable[None]], *, adopt: bool = True) -> int:
@@ -40,7 +42,12 @@ class World:
 
         async def run() -> int:
             self.supervisor = Supervisor(
-                self.fake.config, lambda: self.spawn(), self.state, self.recorder, self.termination_log
+                self.fake.config,
+                lambda: self.spawn(),
+                self.state,
+                self.recorder,
+                self.termination_log,
+                lambda: self.last_push,
             )
             if adopt:
                 self.supervisor.adopt(self.fake.spawn())
@@ -136,6 +143,22 @@ def test_a_crash_is_repaired_in_place(tmp_path: Path, order: str) -> None:
     crashed, restarted, _ = world.recorder.events()
     assert crashed.fields["lived_ms"] > 0
     assert 0 < float(restarted.fields["ms"]) < 10_000
+
+
+@pytest.mark.parametrize(("order", "blamed"), [("signal/11", True), ("exit/1", True), ("signal/9", False)])
+def test_a_crash_right_after_new_configuration_names_it(tmp_path: Path, order: str, blamed: bool) -> None:
+    async def script(world: World) -> None:
+        await world.running()
+        world.last_push = (time.monotonic(), "type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "v7")
+        await world.order(order)
+        await world.running(2)
+        world.stop.quit("the test is over")
+
+    world = World(tmp_path)
+    assert world.play(script) == 0
+    [crash] = [e for e in world.recorder.events() if e.kind == "crashed"]
+    assert crash.fields["after_new_configuration"] is blamed
+    assert ("sent new configuration (RouteConfiguration, version v7)" in crash.message) is blamed
 
 
 def test_readers_see_that_envoy_is_down_before_the_next_one_is_up(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The table of an Envoy's life: events in, actions out, with a clock made of numbers."""
+"""The table of an Envoy's life: events in, actions out, with a clock made of numbers; then all of its states."""
 
-from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 from hypothesis import given
@@ -27,6 +27,8 @@ from agent.envoy.lifecycle import (
     step,
 )
 from agent.model import EnvoyPhase
+from agent.record import replace
+from tests.fakes import life
 
 CRASH = Ended(Exit(-11))
 TERM = StopAsked("SIGTERM", drain=True)
@@ -190,6 +192,118 @@ def test_late_answers_and_ticks_of_another_phase_are_ignored() -> None:
     state, _ = play(POLICY, (0, Started(1)))
     assert step(state, Tick(), 1, POLICY) == (state, [])
     assert step(state, Connections(0), 1, POLICY) == (state, [])
+
+
+# ---------------------------------------------------------------------------------------- every reachable state
+
+POLICIES = [
+    Policy(restarts=restarts, exit_on_zero=zero, grace=grace, drain=2.0, minimum_drain=1.0)
+    for restarts in (0, 1, 2)
+    for zero in (False, True)
+    for grace in (0.0, 3.5)
+]
+every_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda p: f"{p.restarts}-{p.exit_on_zero}-{p.grace:g}")
+
+
+@lru_cache
+def space(policy: Policy) -> life.Space:
+    return life.explore(policy)
+
+
+@every_policy
+def test_no_event_in_any_state_breaks_the_rules(policy: Policy) -> None:
+    found = space(policy)
+    assert {w.state.envoy.phase for w in found.worlds} == set(EnvoyPhase) - (
+        {EnvoyPhase.RESTARTING} if policy.restarts == 0 else set()
+    )
+    for move in found.moves:
+        before, actions = move.before, move.actions
+        running = before.process and not isinstance(move.event, Ended)
+        assert actions.count(Spawn()) <= 1, move
+        if Spawn() in actions:
+            assert not running, f"two Envoys: {move}"
+            assert not before.asked, f"started after the end was asked for: {move}"
+            assert len(move.after.state.crashes) <= policy.restarts, move
+        if Kill() in actions:
+            assert running, move
+        if any(isinstance(a, Drain | CountConnections) for a in actions):
+            assert running, move
+            assert before.asked or isinstance(move.event, StopAsked), move
+        for action in actions:
+            if isinstance(action, Finish):
+                assert not running, f"finished while Envoy runs: {move}"
+                assert len(actions) == 1, move
+                assert bool(action.failure) == (move.after.state.envoy.phase is EnvoyPhase.GIVEN_UP), move
+                assert not (action.failure and before.asked), f"a wish is no failure: {move}"
+            if isinstance(action, Wake) and move.after.asked:
+                assert action.at <= move.at + max(move.after.state.deadline, 0.0), f"the kill would come late: {move}"
+
+
+@every_policy
+def test_every_state_is_what_it_says_and_waits_for_something(policy: Policy) -> None:
+    for world in space(policy).worlds:
+        phase = world.state.envoy.phase
+        assert world.state.alive == world.process, world
+        if world.finished:
+            assert phase in (EnvoyPhase.STOPPED, EnvoyPhase.GIVEN_UP), world
+        elif world.process:
+            assert phase is (EnvoyPhase.DRAINING if world.asked else EnvoyPhase.RUNNING), world
+            if world.asked:
+                assert world.killed or world.counting or world.wake is not None, f"it would drain for ever: {world}"
+        else:
+            assert phase is EnvoyPhase.RESTARTING, world
+            assert not world.asked, world
+            assert world.failed or world.wake is not None, f"it would never be restarted: {world}"
+
+
+@every_policy
+def test_nothing_happens_after_the_end(policy: Policy) -> None:
+    events = [*life.STOPS, *life.COUNTS, Drained(), Tick()]
+    for world in space(policy).worlds:
+        for event in events if world.finished else ():
+            _, actions = step(world.state, event, 1.0, policy)
+            assert all(isinstance(a, Finish) for a in actions), (world, event)
+
+
+@every_policy
+def test_a_wish_to_end_always_leads_to_the_end(policy: Policy) -> None:
+    """Whatever Envoy answers: with a deadline always, without one as soon as no connection is left."""
+    onwards: dict[life.World, set[life.World]] = {}
+    for move in space(policy).moves:
+        endless = policy.exit_on_zero and policy.grace == 0 and move.event == Connections(3)
+        if move.expected and move.before.asked and not endless:
+            onwards.setdefault(move.before, set()).add(move.after)
+    done: set[life.World] = set()
+
+    def end(world: life.World, path: tuple[life.World, ...]) -> None:
+        assert world not in path, f"a circle of {len(path)} states: {world}"
+        if world not in done and not world.finished:
+            assert onwards[world], world
+            for following in onwards[world]:
+                end(following, (*path, world))
+        done.add(world)
+
+    for world in space(policy).worlds:
+        if world.asked:
+            end(world, ())
+
+
+@every_policy
+def test_a_second_and_stronger_wish_kills_whatever_was_going_on(policy: Policy) -> None:
+    strong = [stop for stop in life.STOPS if stop.hurry]
+    for move in space(policy).moves:
+        if move.event in strong and move.before.process:
+            assert Kill() in move.actions, move
+
+
+@every_policy
+def test_a_crash_is_repaired_or_ends_the_agent(policy: Policy) -> None:
+    """From every state without Envoy, when no start fails: a restart, or the end with the cause."""
+    for move in space(policy).moves:
+        if isinstance(move.event, Ended) and not move.before.asked and not move.event.how.clean:
+            after = move.after
+            repaired = after.process or after.wake is not None or after.failed
+            assert repaired or (after.finished is not None and after.finished.failure), move
 
 
 EVENTS = st.one_of(
