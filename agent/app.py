@@ -7,6 +7,7 @@ names; only when it is gone for good are the services cancelled.
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -138,6 +139,10 @@ class App:
             yield "mirror", self._mirror()
         if config.health is not None:
             yield "health", self._health(config.health)
+        if os.getpid() == 1:
+            from agent.orphans import Reaper
+
+            yield "orphans", Reaper(lambda: self.envoy.value.pid)
         if config.guard.mode is not GuardMode.OFF:
             yield "agent.repair.manager"
             from agent.repair.manager import RedirectGuard
@@ -248,6 +253,8 @@ class App:
         )
         if self.booted.envoy is not None:
             self.supervisor.adopt(self.booted.envoy)
+            pid = self.booted.envoy.pid
+            self.recorder.record("envoy", "started", f"Envoy runs as process {pid}.", pid=pid)
         self.envoy_ready = readiness = EnvoyReadiness(self.config.envoy, self.envoy)
 
         async def gate() -> Readiness:

@@ -74,13 +74,17 @@ class World:
     def start(self, *words: str, **environ: str) -> "subprocess.Popen[str]":
         """`agent proxy WORDS`; keyword arguments are environment variables."""
         full = {"PROXY_CONFIG": json.dumps(self.proxy_config), **self.environ, **environ}
-        command = [sys.executable, "-m", "agent", "proxy", *(words or ("sidecar",))]
+        command = self.wrap([sys.executable, "-m", "agent", "proxy", *(words or ("sidecar",))])
         self.process = self.network.call(
             lambda: subprocess.Popen(
                 command, cwd=self.folder, env=full, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
         )
         return self.process
+
+    def wrap(self, command: list[str]) -> list[str]:
+        """The command that starts the agent; for a world that puts something around it."""
+        return command
 
     def end(self, number: int | None = None) -> tuple[int, str, str]:
         """Wait for the end (after a signal, if given): status, stdout, stderr."""
