@@ -70,6 +70,7 @@ def sds(registry: Registry, server: "SdsServer") -> None:
         ("num_file_watcher_failures_total", "Watches that failed.", lambda: ({}, server.watch_failures)),
         ("num_file_secret_failures_total", "Unusable mounted files.", lambda: ({}, server.file_failures)),
         ("pilot_total_xds_rejects", "Secrets that Envoy rejected.", lambda: (kind, server.rejects)),
+        ("pilot_total_xds_internal_errors", "Secrets that could not be served.", lambda: ({}, server.errors)),
         ("pilot_xds_expired_nonce", "Requests with a nonce that is not the last one.", lambda: (kind, server.stale)),
     ]
     for name, what, read in rows:

@@ -39,7 +39,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         print(USAGE, end="")
         return 0
     question = asked(given)
-    verdict = answer(config, question.packet)
+    verdict = answer(in_place(config), question.packet)
     print(f"packet: {question.text}")
     for step in verdict.steps:
         print(f"{step.table} {step.chain}: {step.text}")
@@ -137,14 +137,19 @@ def way_to(host: str) -> tuple[str, str]:
     return socket.if_indextoname(index), source
 
 
-def answer(config: InitConfig, packet: Packet) -> Verdict:
-    """The verdict of the rules in place: the kernel asks every backend, the first that does something decides."""
+def in_place(config: InitConfig) -> list[Mapping[int, RuleSet]]:
+    """The rules in the kernel by family, of the backend that holds ours and of others that do too."""
     from init import apply
 
     choice = apply.look(config).choice
+    return [choice.have, *(place.have for place in choice.stale)]
+
+
+def answer(rules: Sequence[Mapping[int, RuleSet]], packet: Packet) -> Verdict:
+    """The verdict of the rules in place: the kernel asks every backend, the first that does something decides."""
     family = 4 if len(packet.destination) == 4 else 6
     verdict = explain(RuleSet(), packet)
-    for have in (choice.have, *(place.have for place in choice.stale)):
+    for have in rules:
         verdict = explain(have.get(family) or have.get(0) or RuleSet(), packet)
         if verdict.kind != "direct":
             break

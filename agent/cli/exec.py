@@ -54,10 +54,11 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         timeout = go_duration(args["timeout"])
     except ValueError as e:
         raise ConfigError(f"--timeout: {e}") from None
+    port = args["status-port"]
+    control.url(port, "/")  # refuses what is no port while nothing has been changed
     # From here on signals wait until they are asked for, so that none is lost between two steps.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignored it would have the kernel swallow CMD's status
     signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, signal.SIGCHLD})
-    port = args["status-port"]
     present, caught = _wait(port, timeout, args["if-present"])
     status = 128 + caught if caught else _run(command, environ)
     if present:

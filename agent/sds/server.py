@@ -44,6 +44,7 @@ class SdsServer:
         self._server: grpc.aio.Server | None = None
         self._group: asyncio.TaskGroup | None = None
         self.rejects = 0  # pilot_total_xds_rejects{type="sds"}
+        self.errors = 0  # pilot_total_xds_internal_errors: streams that ended because a file is not usable
         self.stale = 0  # pilot_xds_expired_nonce{type="sds"}
 
     @property
@@ -142,6 +143,7 @@ class SdsServer:
         finally:
             self.stale += session.stale
         if refusal is not None:
+            self.errors += refusal.code == "UNKNOWN"
             log.warning("a secret stream ends: %s", refusal.message)
             await context.abort(grpc.StatusCode[refusal.code], refusal.message)
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.cli.flags import HelpWanted
-from agent.config import GuardMode, Role
+from agent.config import GuardMode, Role, XdsCacheConfig
 from agent.config_load import load, read_file
-from agent.errors import RemoraError
+from agent.errors import ConfigError, RemoraError
 from tests.fakes.configs import ENV, ROOT, make
 
 
@@ -140,6 +140,33 @@ def test_guard(env: Mapping[str, str], mode: GuardMode, words: tuple[str, ...]) 
 def test_bad_guard(env: Mapping[str, str]) -> None:
     with pytest.raises(RemoraError, match="REDIRECT"):
         make(env=env)
+
+
+def test_the_cache_for_outages() -> None:
+    cache = make().xds.cache
+    assert cache == XdsCacheConfig(owner="sidecar~10.77.0.2~app-1.demo~demo.svc.cluster.local")
+    env = {
+        "XDS_CACHE": "OFF",
+        "XDS_CACHE_MAX_BYTES": "1000",
+        "XDS_CACHE_MAX_AGE": "1h",
+        "XDS_CACHE_AFTER": "500ms",
+        "STATE_DIR": "./etc/istio/proxy",
+        "XDS_STATE_ALLOW_DISK": "true",
+    }
+    assert make(env=env).xds.cache == XdsCacheConfig(
+        enabled=False,
+        max_bytes=1000,
+        max_age=3600.0,
+        after=0.5,
+        state_dir="./etc/istio/proxy",
+        allow_disk=True,
+        owner=cache.owner,
+    )
+    odd = make(env={"XDS_CACHE_MAX_BYTES": "lots", "XDS_CACHE_AFTER": "-1s", "XDS_CACHE": ""})
+    assert odd.xds.cache == XdsCacheConfig(after=0.0, owner=cache.owner)
+    assert [w for w in odd.warnings if "XDS_CACHE_MAX_BYTES" in w]
+    with pytest.raises(ConfigError, match=r"^XDS_CACHE 'perhaps' is not usable: write on or off$"):
+        make(env={"XDS_CACHE": "perhaps"})
 
 
 def test_envoy_section() -> None:

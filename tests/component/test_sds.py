@@ -410,6 +410,7 @@ def test_an_empty_file_name_ends_only_that_stream(tmp_path: Path) -> None:
                 await bad.receive()
             assert e.value.code() is grpc.StatusCode.UNKNOWN
             assert "failed to generate secret for file-root:" in (e.value.details() or "")
+            assert w.server.errors == 1
             assert "default" in await good.get("default")
 
     asyncio.run(main())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
 from init import ask, config, restore
 from init.__main__ import run
+from init.rules import RuleSet
 from tests.fakes.world import FAR, FAR6, PEER, PEER6, POD, POD6, World, choice
 
 pytestmark = pytest.mark.root
+Rules = Sequence[Mapping[int, RuleSet]]
 
 DEFAULT = ["-u", "1337", "-i", "*", "-b", "*", "-d", "15090,15021,15020", "--dual-stack"]
 PASSED = (15008, 15021, 15090)  # with 15020, what a peer reaches without the proxy
@@ -59,7 +61,7 @@ def happens(world: World, who: tuple[int, int, str] | None, places: dict[str, st
 
 
 def said(
-    world: World, backend: str, who: tuple[int, int, str] | None, places: dict[str, str], host: str, port: int
+    world: World, rules: Rules, who: tuple[int, int, str] | None, places: dict[str, str], host: str, port: int
 ) -> object:
     words = {"dest": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
     if who is None:
@@ -68,8 +70,7 @@ def said(
         words |= {"uid": str(who[0]), "gid": str(who[1])} | ({"source": places[who[2]]} if who[2] else {})
 
     def body() -> object:
-        settings = config.parse(choice(backend), {"PATH": os.environ["PATH"]})
-        verdict = ask.answer(settings, ask.asked(words).packet)
+        verdict = ask.answer(rules, ask.asked(words).packet)
         # a redirect to where it was going anyway cannot be told from none
         if verdict.kind == "direct" or verdict.port == port:
             return "direct"
@@ -81,11 +82,13 @@ def said(
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_it_says_is_what_happens(world: World, backend: str, name: str) -> None:
     world.apply(backend, [*CONFIGS[name], "--dual-stack"])
+    settings = config.parse(choice(backend), {"PATH": os.environ["PATH"]})
+    rules = world.pod.call(lambda: ask.in_place(settings))
     wrong = []
     for family, places in PLACES.items():
         for who, place, port in ACTORS:
             host = places[place]
-            real, told = happens(world, who, places, host, port), said(world, backend, who, places, host, port)
+            real, told = happens(world, who, places, host, port), said(world, rules, who, places, host, port)
             if real != told and (real, told) != ("refused", "direct"):
                 wrong.append((family, who, host, port, real, told))
     assert wrong == []
