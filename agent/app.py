@@ -86,6 +86,7 @@ class App:
         self.envoy = Latest(EnvoyState(EnvoyPhase.STOPPED))
         self.xds_status = Latest(XdsStatus())
         self.names: Latest[Mapping[str, NameInfo] | None] = Latest(None)
+        self.services_up = asyncio.Event()
         self.announcements: Latest[tuple[Announcement, ...]] = Latest(())
         self.envoy_ready: Callable[[], Awaitable[Readiness]] | None = None
         self.xds: XdsProxy | None = None
@@ -154,7 +155,9 @@ class App:
         from agent.xds.proxy import XdsProxy
 
         handlers = {wire.NAME_TABLE: self._take_names, wire.TRUST_BUNDLE: self._take_trust}
-        self.xds = XdsProxy(self.config.xds, self.xds_status, handlers, self.recorder, self.announcements)
+        self.xds = XdsProxy(
+            self.config.xds, self.xds_status, handlers, self.recorder, self.announcements, self.services_up
+        )
         return self.xds
 
     def _mirror(self) -> Component:
@@ -311,6 +314,7 @@ class App:
         return status
 
     def _started(self) -> None:
+        self.services_up.set()
         ms = round((time.monotonic() - self.began) * 1000)
         self.recorder.record("agent", "started", "The agent serves.", ms=ms, node=self.config.node.id)
         # What was imported stays for ever: keep the collector from walking through it again and again.

@@ -41,10 +41,9 @@ class Ending:
         return self.code == "UNAVAILABLE" and any(sign in self.message for sign in _NOT_CONNECTED)
 
     @property
-    def lost(self) -> bool:
-        """True when no control plane spoke: the connection was not made, or broke. Nobody meant anything by it."""
-        broken = self.code == "UNAVAILABLE" and any(sign in self.message for sign in _DISCONNECTED)
-        return self.never_connected or broken or (self.code == "UNAVAILABLE" and self.by == AGENT)
+    def unreached(self) -> bool:
+        """True when there was no control plane to end anything: dialling again is all that can be done."""
+        return self.never_connected or (self.code == "UNAVAILABLE" and self.by == AGENT)
 
     def __str__(self) -> str:
         """One sentence; our own messages are sentences already."""

@@ -48,6 +48,7 @@ class XdsProxy:
     """Serves ADS on the unix socket. `handlers` take the types that the agent subscribes to itself; ValueError refuses.
 
     `announcements`: what to tell the control plane on every stream after the subscriptions, and again when it changes.
+    `owners` is set once the handlers' owners are at work; until then nothing is handed to them, nor acknowledged.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class XdsProxy:
         handlers: Mapping[str, Handler],
         recorder: Recorder,
         announcements: Latest[tuple[Announcement, ...]] | None = None,
+        owners: asyncio.Event | None = None,
     ) -> None:
         wanted = ((wire.NAME_TABLE, config.subscribe_names), (wire.TRUST_BUNDLE, config.subscribe_trust))
         self._handlers = {type_url: handlers[type_url] for type_url, on in wanted if on}
@@ -76,6 +78,7 @@ class XdsProxy:
             self._dialler,
             self.ledger,
             self._trimmer.note,
+            owners or _already(),
             self._keeper if config.cache.enabled else None,
         )
         self._current: Stream | None = None
@@ -222,6 +225,12 @@ class _Ads(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         return self._methods.get(details.method)
+
+
+def _already() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 def _leaf(error: Exception) -> Exception:

@@ -59,6 +59,7 @@ class Common:
     dialler: Dialler
     ledger: Ledger
     relayed: Callable[[int], None]  # bytes that passed
+    owners: asyncio.Event  # set once those whom our own types are for are at work
     keeper: Keeper | None = None
 
 
@@ -90,6 +91,8 @@ class Stream:
         self._relayed = common.relayed
         self._ledger = common.ledger
         self._dialler = common.dialler
+        self._owners = common.owners
+        self._early: list[Apply] = []  # what came for owners that are not at work yet
         self._session = Session(flavour, tuple(common.handlers))
         self._outbox = Outbox()
         self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -126,6 +129,8 @@ class Stream:
                     group.create_task(self._announce(), name="xds announcements"),
                     group.create_task(self._requests(envoy), name="xds requests from Envoy"),
                 ]
+                if not self._owners.is_set():
+                    tasks.append(group.create_task(self._hand_over(), name="xds early types of our own"))
                 if self._keeper:
                     self._standin = StandIn(self._keeper, self._flavour, lambda frame: self._send(envoy, frame))
                     tasks.append(group.create_task(self._standin.run(), name="xds responses from the cache"))
@@ -142,7 +147,8 @@ class Stream:
 
     async def _converse(self, upstream: Upstream) -> None:
         """Until the control plane has answered and ended. While nobody can be reached it is dialled again for Envoy,
-        whose own retries are slower: for a while, or for as long as the cache stands in for it.
+        whose own retries are slower: for a while, or for as long as the cache stands in for it. A connection that was
+        made and broke is Envoy's to know: it dials again at once.
         """
         with _no_cycle():
             patience = self._clock() + self._config.hold
@@ -151,10 +157,10 @@ class Stream:
                 if self._live:
                     self.end(ending)
                     return
-                if ending.lost:
+                if ending.unreached:
                     self._unreached(ending)
                 pause = self._dialler.pause()
-                waits = ending.lost and self._clock() + pause < patience
+                waits = ending.unreached and self._clock() + pause < patience
                 if not (self._stand_in(str(ending)) or waits):
                     self.end(ending)
                     return
@@ -268,7 +274,10 @@ class Stream:
             await self._send(envoy, frame)
         elif isinstance(action, Apply):
             self._ledger.responded(action.head, size, self._clock())
-            self._send_up(self._apply(action))
+            if self._early or not self._owners.is_set():
+                self._early.append(action)
+            else:
+                self._send_up(self._apply(action))
         else:
             self._ledger.responded(Head(action.type_url), size, self._clock())
             self._drop(action)
@@ -294,6 +303,13 @@ class Stream:
                 log.warning("Envoy has not taken a response of %d bytes for %d s", size, SLOW_SEND - left)
                 left = SLOW_SEND
             self._reminder = asyncio.get_running_loop().call_later(left, self._remind)
+
+    async def _hand_over(self) -> None:
+        """What is accepted must have been taken: nothing for owners who do not exist yet, and Envoy does not wait."""
+        await self._owners.wait()
+        early, self._early = self._early, []
+        for action in early:
+            self._send_up(self._apply(action))
 
     def _apply(self, action: Apply) -> ToPlane:
         """Let the owner have it; the result is the ACK or the NACK."""

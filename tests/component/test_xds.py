@@ -41,9 +41,16 @@ async def opened(relay, plane, type_url=CDS):
     """An Envoy stream whose first request has arrived: (Envoy's end, the control plane's end)."""
     envoy = relay.envoy()
     await envoy.send(request(relay.flavour, type_url))
-    stream = await plane.next_stream()
-    await stream.next()
-    return envoy, stream
+    while True:  # an earlier stream that ended before its first request may have got as far as the control plane
+        stream = await plane.next_stream()
+        closed = asyncio.create_task(stream.closed.wait())
+        asked = asyncio.create_task(stream.next(30))
+        await asyncio.wait({closed, asked}, return_when=asyncio.FIRST_COMPLETED)
+        closed.cancel()
+        if asked.done():
+            asked.result()
+            return envoy, stream
+        asked.cancel()
 
 
 def world(test):

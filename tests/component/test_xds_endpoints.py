@@ -147,7 +147,7 @@ def test_envoy_does_not_wait_for_ever(tmp_path):
             code, sentence = await envoy.ended()
             assert code is grpc.StatusCode.UNAVAILABLE
             assert "127.0.0.1:1 refuses connections" in sentence
-            assert time.monotonic() - began > 0.2
+            assert time.monotonic() - began > 0.05
             await envoy.close()
 
     asyncio.run(go())
@@ -175,8 +175,8 @@ def test_one_that_takes_no_request_is_left(tmp_path):
             stream.send(FRAME)
             await envoy.receive()
             stream.reading.clear()
-            for i in range(3000):
-                await envoy.send(request(Flavour.DELTA, CDS, response_nonce=f"{i}" + "x" * 2000))
+            for i in range(1500):
+                await envoy.send(request(Flavour.DELTA, CDS, response_nonce=f"{i}" + "x" * 30_000))
             assert await envoy.ended() == (
                 grpc.StatusCode.UNAVAILABLE,
                 "the control plane has taken no request for 0.4 s",

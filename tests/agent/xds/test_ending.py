@@ -35,6 +35,13 @@ def test_never_connected():
     assert not Ending("PERMISSION_DENIED", text).never_connected
 
 
+def test_unreached():
+    assert Ending("UNAVAILABLE", "a sentence", by=AGENT).unreached
+    assert Ending("UNAVAILABLE", "failed to connect to all addresses").unreached
+    assert not Ending("UNAVAILABLE", "Socket closed").unreached
+    assert not Ending("INTERNAL", "x", by=AGENT).unreached
+
+
 def test_one_sentence():
     assert str(Ending()) == "the control plane ended the discovery stream"
     assert str(Ending("CANCELLED", by=ENVOY)) == "Envoy ended the discovery stream"

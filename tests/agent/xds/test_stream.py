@@ -41,7 +41,11 @@ class Peers:
         config = XdsConfig(socket_path="", plane=peer_config(folder, None, plane.address))
         self.recorder, self.relayed, self.ledger = Recorder(), [], Ledger()
         dialler = Dialler(config.plane)
-        common = Common(config, dict(handlers), Latest(()), self.recorder, dialler, self.ledger, self.relayed.append)
+        self.owners = asyncio.Event()
+        self.owners.set()
+        common = Common(
+            config, dict(handlers), Latest(()), self.recorder, dialler, self.ledger, self.relayed.append, self.owners
+        )
         self.stream = Stream(Flavour.DELTA, common, lambda _: None, lambda _: None)
 
 
@@ -122,6 +126,36 @@ def test_a_handler_refuses_with_value_error(tmp_path):
         await running
 
     with_stream(tmp_path, test, {NAME_TABLE: refuse})
+
+
+def test_what_comes_before_its_owner_is_at_work_is_taken_later_and_blocks_nobody(tmp_path):
+    taken = []
+
+    async def test(peers, plane):
+        peers.owners.clear()
+        envoy = Envoy(SUBSCRIPTION)
+        running = asyncio.create_task(peers.stream.run(envoy))
+        conversation = await plane.next_stream()
+        for_envoy = xds_pb2.DeltaResponse(type_url=wire.LISTENER, nonce="l").SerializeToString()
+        conversation.send(name_table(b"early"), name_table(b"late"), for_envoy)
+        await conversation.next()  # Envoy's request
+        await conversation.next()  # our subscription
+        async with asyncio.timeout(10):
+            while envoy.written != [for_envoy]:
+                await asyncio.sleep(0.01)
+        assert taken == []
+        assert conversation.requests.empty()
+        peers.owners.set()
+        for _ in range(2):
+            assert wire.request_head(Flavour.DELTA, await conversation.next()) == wire.Head(NAME_TABLE, "n")
+        assert taken == [b"early", b"late"]
+        conversation.send(name_table(b"later still"))
+        await conversation.next()
+        assert taken[2:] == [b"later still"]
+        peers.stream.end(Ending())
+        await running
+
+    with_stream(tmp_path, test, {NAME_TABLE: taken.append})
 
 
 def test_a_handler_with_a_defect_ends_the_stream(tmp_path):
