@@ -1,6 +1,7 @@
 """The rules behind the tree: who may import whom, what a core may do, where a test is, how long a file may be."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,6 +249,15 @@ def test_no_error_is_swallowed_in_silence(source: Path) -> None:
 
 def test_files_stay_short(source: Path) -> None:
     assert len(source.read_text().splitlines()) <= 400
+
+
+def test_nothing_on_the_way_to_readiness_imports_cryptography() -> None:
+    """Its x509 takes 23 ms; only the certificate's own path, which runs beside Envoy's, may wait for it."""
+    modules = ["xds.proxy", "sds.server", "envoy.readiness", "envoy.supervisor", "status.server", "exposition"]
+    heavy = "('cryptography', 'uuid', 'http.client', 'yaml')"
+    code = f"import sys, {', '.join(f'agent.{m}' for m in modules)}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_every_source_has_its_test(source: Path) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from agent import certinfo
 from agent.config import SdsConfig
 from agent.latest import Latest
 from agent.model import Secret
@@ -107,6 +106,8 @@ class Store:
 
     def report(self) -> list[dict[str, Any]]:
         """What `remora-agent certs` says about the files that are served: JSON types, never a key."""
+        from agent import certinfo  # x509 takes 23 ms, and this socket is on the way to every Envoy's readiness
+
         rows = []
         for name in self.files.names():
             content = self.files.get(name)

@@ -80,6 +80,30 @@ def test_an_envoy_that_keeps_crashing_is_given_up(world: World) -> None:
     assert leftovers(world) == []
 
 
+def test_an_envoy_that_always_ends_after_a_while_is_given_up_too(world: World) -> None:
+    world.proxy_config["binaryPath"] = str(world.script("broken", f"echo started >> {world.folder}/count; sleep 1"))
+    world.start(ENVOY_RESTARTS="0")
+    status, _, _ = world.end()
+    assert status == 0  # it ended with 0: somebody asked it to
+    world.proxy_config["binaryPath"] = str(
+        world.script("broken", f"echo started >> {world.folder}/count; sleep 1; kill -ABRT $$")
+    )
+    world.start(ENVOY_RESTARTS="1")
+    status, _, err = world.end()
+    assert status == 1
+    assert "SIGABRT; that was crash number 2" in err
+    assert_one_sentence(err)
+    assert leftovers(world) == []
+
+
+def test_an_envoy_that_ignores_sigterm_ends_all_the_same(world: World) -> None:
+    world.proxy_config["binaryPath"] = str(world.script("deaf", f"trap '' TERM INT; exec {world.envoy} \"$@\""))
+    world.start()
+    world.wait_ready()
+    assert world.end(signal.SIGTERM)[0] == 0
+    assert leftovers(world) == []
+
+
 def test_killing_the_agent_takes_envoy_along(world: World) -> None:
     world.start()
     world.wait_ready()
@@ -130,6 +154,21 @@ def envoy_is_text(world: World) -> None:
     world.start()
 
 
+def envoy_is_not_executable(world: World) -> None:
+    world.envoy.chmod(0o644)
+    world.start()
+
+
+def dns_port_taken(world: World) -> None:
+    world.keep(world.network.call(lambda: socket.create_server(("127.0.0.1", 15053))))
+    world.start(ISTIO_META_DNS_CAPTURE="true")
+
+
+def a_directory_is_where_a_socket_goes(world: World) -> None:
+    (world.folder / "etc/istio/proxy/XDS").mkdir()
+    world.start()
+
+
 def config_directory_is_a_file(world: World) -> None:
     (world.folder / "taken").write_text("")
     world.proxy_config["configPath"] = "./taken"
@@ -146,6 +185,9 @@ def config_directory_is_a_file(world: World) -> None:
         (port_taken, 1, "15020"),
         (no_envoy, 1, "nosuch"),
         (envoy_is_text, 1, "text"),
+        (envoy_is_not_executable, 1, "not an executable file"),
+        (dns_port_taken, 1, "15053"),
+        (a_directory_is_where_a_socket_goes, 1, "XDS"),
         (config_directory_is_a_file, 1, "taken"),
     ],
 )

@@ -115,6 +115,20 @@ def test_uid_1337_with_a_read_only_root_and_no_tmp(container: Container) -> None
     assert "Traceback" not in out
 
 
+def test_a_full_disk_is_one_sentence(container: Container) -> None:
+    folder = shlex.quote(str(container.folder / "etc/istio/proxy"))
+    fill = f"mount -t tmpfs -o size=4k full {folder} && cat /dev/zero > {folder}/zero 2>/dev/null"
+    container.prefix = f'{fill}; "$@"; status=$?; echo left: $(ls {folder}); exit $status;'
+    container.start()
+    status, out, err = container.end()
+    assert out.splitlines()[-1] == "left: zero"
+    assert status == 1
+    assert err.startswith("Error: Envoy's bootstrap cannot be written to ")
+    assert "No space left on device" in err
+    assert err.count("\n") == 1
+    assert container.envoy_starts() == []
+
+
 def test_two_agents_on_one_host(container: Container, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Other ports, another directory, one network: neither takes from the other."""
     first = container
