@@ -104,6 +104,29 @@ def test_an_envoy_that_ignores_sigterm_ends_all_the_same(world: World) -> None:
     assert leftovers(world) == []
 
 
+def test_names_readiness_and_secrets_work_to_the_end_of_a_drain(world: World) -> None:
+    def ask() -> bytes:
+        """A query for a name that nobody knows, to the agent's DNS server; its answer begins with our id."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(5)
+            client.sendto(b"\x12\x34\x01\x00\x00\x01" + bytes(6) + b"\x01x\x00\x00\x01\x00\x01", ("127.0.0.1", 15053))
+            return client.recv(512)
+
+    world.proxy_config["terminationDrainDuration"] = "2s"
+    process = world.start(ISTIO_META_DNS_CAPTURE="true")
+    wait_for(world.envoy_starts, 20)
+    wait_for(lambda: world.http(15020, "/healthz/ready")[0], 20)
+    sockets = [p for p in world.folder.rglob("*") if p.is_socket()]
+    process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "drain_listeners" in (world.folder / "requests.log").read_text(), 10)
+    for _ in range(10):
+        assert world.http(15020, "/healthz/ready") == (503, "server is terminated: SIGTERM\n")
+        assert world.network.call(ask)[:2] == b"\x12\x34"
+        assert all(p.is_socket() for p in sockets)
+    assert process.poll() is None
+    assert world.end()[0] == 0
+
+
 def test_killing_the_agent_takes_envoy_along(world: World) -> None:
     world.start()
     world.wait_ready()
