@@ -302,7 +302,7 @@ class Platform:
 
 @record
 class Sources:
-    """Where the values come from; `agent.config_settings` makes a list for people of it."""
+    """Where the values come from; `agent.settings.show` makes a list for people of it."""
 
     flags: Mapping[str, tuple[Any, str]] = {}  # by name: value and source
     environment: Mapping[str, tuple[Any, str]] = {}
@@ -323,7 +323,7 @@ class LogConfig:
 
 @record
 class AgentConfig:
-    """Everything. Build it with `agent.config_load.load`."""
+    """Everything. Build it with `agent.settings.load.load`."""
 
     unshown = ("environ", "sources")
 

@@ -32,8 +32,8 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _show(args: Parsed, environ: Mapping[str, str], as_json: bool) -> int:
-    from agent import config_load
-    from agent.config_settings import settings
+    from agent.settings import load as config_load
+    from agent.settings.show import settings
 
     rows = settings(config_load.load(args, environ))
     if as_json:
@@ -58,7 +58,7 @@ def _one_line(text: str) -> str:
 
 
 def _check(args: Parsed, environ: Mapping[str, str], as_json: bool) -> int:
-    from agent.config_check import check
+    from agent.settings.check import check
 
     report = check(args, environ)
     if as_json:

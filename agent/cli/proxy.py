@@ -4,8 +4,9 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 
-from agent import config_load, logs
+from agent import logs
 from agent.cli.flags import HelpWanted
+from agent.settings import load as config_load
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.config import AgentConfig
 from agent.durations import proto_nanos
-from agent.proxyconfig import split_address
+from agent.settings.proxyconfig import split_address
 
 TYPE = "type.googleapis.com/envoy."
 SDS_FILES_SOCKET = "./var/run/secrets/credential-uds/files-socket"

@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.config import AgentConfig
 from agent.errors import ConfigError
-from agent.proxyconfig import SRV, plane_addresses, split_address
+from agent.settings.proxyconfig import SRV, plane_addresses, split_address
 from agent.version import ISTIO_VERSION
 
 Warn = Callable[[str], None]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from agent import logs, lookup
 from agent.config import PeerConfig
 from agent.errors import AttemptError
-from agent.proxyconfig import SRV, server_name, split_address
+from agent.settings.proxyconfig import SRV, server_name, split_address
 from agent.xds import srvlookup
 from agent.xds.endpoints import Candidate, Endpoints, Standing, redial
 from agent.xds.srv import Record

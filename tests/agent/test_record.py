@@ -76,5 +76,5 @@ def test_copies_and_patterns() -> None:
 
 def test_the_configuration_is_read_without_dataclasses() -> None:
     heavy = ("dataclasses", "inspect", "asyncio", "yaml")
-    code = f"import sys, agent.config_load, agent.boot; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, agent.settings.load, agent.boot; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

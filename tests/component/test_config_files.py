@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agent import config_load, netinfo
 from agent.config import AgentConfig
 from agent.errors import RemoraError
+from agent.settings import load as config_load
+from agent.settings import netinfo
 
 ROOT = "var/run/secrets/istio/root-cert.pem"
 TRIPLE = ("cert-chain.pem", "key.pem", "root-cert.pem")

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from agent.config import AgentConfig
-from agent.config_load import load
+from agent.settings.load import load
 
 ROOT = "./var/run/secrets/istio/root-cert.pem"
 ENV = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.podinfo import parse, unquote
+from agent.settings.podinfo import parse, unquote
 
 
 def test_a_file() -> None:

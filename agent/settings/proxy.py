@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from agent import proxyconfig
 from agent.cli.flags import Parsed
-from agent.config_peers import Read
-from agent.environment import DEFAULT, Environment
 from agent.errors import ConfigError
-from agent.proxyschema import PROXY_CONFIG, camel, unknown
+from agent.settings import proxyconfig
+from agent.settings.environment import DEFAULT, Environment
+from agent.settings.peers import Read
+from agent.settings.proxyschema import PROXY_CONFIG, camel, unknown
 
 ANNOTATION = "annotation proxy.istio.io/config"
 DISCOVERY, STATUS_PORT = "sidecar.istio.io/discoveryAddress", "status.sidecar.istio.io/port"

@@ -5,7 +5,7 @@ from typing import Any
 
 from agent.durations import proto_nanos
 from agent.errors import ConfigError
-from agent.proxyschema import PROXY_CONFIG, camel
+from agent.settings.proxyschema import PROXY_CONFIG, camel
 
 ISTIOD = "istiod.istio-system.svc"
 SRV = "srv+"  # before a name whose SRV records name the endpoints

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.config import Platform
-from agent.environment import Environment
+from agent.settings.environment import Environment
 
 Read = Callable[[str], bytes | None]
 # (method, URL, headers, seconds) → (status, body); status 0 if there was no answer in time

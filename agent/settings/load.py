@@ -6,7 +6,6 @@ import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from agent import cloud, netinfo, podinfo
 from agent.cli.flags import PROXY, Parsed
 from agent.config import (
     AgentConfig,
@@ -27,15 +26,16 @@ from agent.config import (
     XdsCacheConfig,
     XdsConfig,
 )
-from agent.config_bootstrap import bootstrap
-from agent.config_health import health
-from agent.config_peers import Probe, Read, Trust
-from agent.config_proxy import DEFAULTS, proxy_config
 from agent.durations import proto_seconds
-from agent.environment import DEFAULT, Environment
 from agent.errors import ConfigError, RemoraError
 from agent.logs import parse_levels
-from agent.socketprobe import speaks_http2
+from agent.settings import cloud, netinfo, podinfo
+from agent.settings.bootstrap import bootstrap
+from agent.settings.environment import DEFAULT, Environment
+from agent.settings.health import health
+from agent.settings.peers import Probe, Read, Trust
+from agent.settings.proxy import DEFAULTS, proxy_config
+from agent.settings.socketprobe import speaks_http2
 
 LABELS, ANNOTATIONS = "./etc/istio/pod/labels", "./etc/istio/pod/annotations"
 DNS_DEFAULT = "localhost:15053"
@@ -273,7 +273,7 @@ def _status(env: Environment, role: Role, proxy: Mapping[str, Any]) -> StatusCon
     probes: Mapping[str, AppProbe] = {}
     targets: tuple[ScrapeTarget, ...] = ()
     if port and (probers or scraping):
-        from agent import config_status
+        from agent.settings import status as config_status
 
         probes = config_status.app_probes(probers)
         targets = config_status.scrape(scraping, port) if role is Role.SIDECAR else ()

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from agent.cli.flags import PROXY
-from agent.config_settings import REDACTED, Setting, settings
-from agent.proxyschema import FIELDS
+from agent.settings.proxyschema import FIELDS
+from agent.settings.show import REDACTED, Setting, settings
 from tests.fakes.configs import make
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from agent.config import IdentityConfig, KeyProvider, NodeConfig, PeerConfig, SdsConfig
 from agent.durations import proto_nanos
-from agent.environment import Environment
 from agent.errors import ConfigError, FatalError
-from agent.proxyconfig import ISTIOD, SRV, plane_addresses, server_name, split_address
 from agent.record import record, replace
+from agent.settings.environment import Environment
+from agent.settings.proxyconfig import ISTIOD, SRV, plane_addresses, server_name, split_address
 
 CONFIGMAP_ROOT = "./var/run/secrets/istio/root-cert.pem"
 CERTS_DIR = "./etc/certs"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import AppProbe, ScrapeTarget
-from agent.config_status import PROBERS, SCRAPING, app_probes, scrape
 from agent.errors import ConfigError
+from agent.settings.status import PROBERS, SCRAPING, app_probes, scrape
 from tests.fakes.configs import make
 
 PATH = "/app-health/web/livez"

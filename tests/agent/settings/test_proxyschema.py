@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agent.proxyschema import PROXY_CONFIG, camel
+from agent.settings.proxyschema import PROXY_CONFIG, camel
 
 
 def canonical(config: dict[str, Any]) -> Any:

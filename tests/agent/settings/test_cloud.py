@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from agent import cloud
 from agent.config import Platform
-from agent.environment import Environment
+from agent.settings import cloud
+from agent.settings.environment import Environment
 
 GOOGLE, AMAZON, MICROSOFT = (
     {"sys_vendor": b"Google\n"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.socketprobe import speaks_http2
+from agent.settings.socketprobe import speaks_http2
 
 
 def test_a_grpc_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

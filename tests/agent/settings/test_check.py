@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.flags import PROXY
-from agent.config_check import Report, check
+from agent.settings.check import Report, check
 
 ROOT = "var/run/secrets/istio/root-cert.pem"
 

@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from agent import proxyconfig
 from agent.cli.flags import GO_TRUE, Parsed
 from agent.config import BootstrapConfig
-from agent.config_peers import Read, Trust
 from agent.durations import proto_nanos
-from agent.environment import Environment
 from agent.errors import ConfigError
+from agent.settings import proxyconfig
+from agent.settings.environment import Environment
+from agent.settings.peers import Read, Trust
 
 
 def bootstrap(args: Parsed, env: Environment, proxy: Mapping[str, Any], read: Read, trust: Trust) -> BootstrapConfig:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from agent.cli.flags import HelpWanted
 from agent.config import GuardMode, Role, XdsCacheConfig
-from agent.config_load import load, read_file
 from agent.errors import ConfigError, RemoraError
+from agent.settings.load import load, read_file
 from tests.fakes.configs import ENV, ROOT, make
 
 

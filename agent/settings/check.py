@@ -3,12 +3,12 @@
 import os
 from collections.abc import Mapping
 
-from agent import config_load
 from agent.cli.flags import Parsed
 from agent.config import AgentConfig
 from agent.envoy import bootstrap, proxyless
 from agent.errors import RemoraError
 from agent.record import record
+from agent.settings import load as config_load
 
 
 @record

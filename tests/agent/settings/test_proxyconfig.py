@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ConfigError
-from agent.proxyconfig import DEFAULTS, load_text, merge, plane_addresses, server_name, split_address, validate
+from agent.settings.proxyconfig import DEFAULTS, load_text, merge, plane_addresses, server_name, split_address, validate
 
 
 def built(*texts: str) -> dict[str, Any]:

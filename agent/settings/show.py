@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.config import AgentConfig
-from agent.config_proxy import MERGED, source_of
-from agent.environment import ENVIRONMENT
-from agent.proxyschema import FIELDS
 from agent.record import record
+from agent.settings.environment import ENVIRONMENT
+from agent.settings.proxy import MERGED, source_of
+from agent.settings.proxyschema import FIELDS
 
 REDACTED = "(redacted)"
 # Part of the name of what nobody may read; header values are secret whatever their name.

@@ -1,8 +1,8 @@
 import pytest
 
 from agent.config import HealthConfig
-from agent.config_health import health
 from agent.errors import ConfigError
+from agent.settings.health import health
 
 IPS = ("10.0.0.7", "fd00::7")
 

@@ -1,6 +1,6 @@
 """Values that do not parse become the default and one warning."""
 
-from agent.environment import Environment
+from agent.settings.environment import Environment
 
 
 def test_typed_values() -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import netinfo
-from agent.netinfo import canonical_ip, interface_ips, resolve_udp, usable
+from agent.settings import netinfo
+from agent.settings.netinfo import canonical_ip, interface_ips, resolve_udp, usable
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_no_exception_on_this_machine() -> None:
 
 NAMESPACE = """
 import subprocess
-from agent.netinfo import interface_ips
+from agent.settings.netinfo import interface_ips
 def ip(line): subprocess.run(["ip", *line.split()], check=True)
 ip("link set lo up")
 for n in (0, 1, 2):
