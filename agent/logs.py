@@ -32,8 +32,13 @@ def _stamp(created: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int(fraction * 1e6):06d}Z"
 
 
+# Libraries that would otherwise print tracebacks to stderr; each is a scope of its own, `grpc` is off unless asked for.
+LIBRARIES = {"asyncio": "", "grpc": "none"}
+
+
 def _scope_of(record: logging.LogRecord) -> str:
-    return record.name.partition(".")[2] or "default"
+    first, _, rest = record.name.partition(".")
+    return first if first in LIBRARIES else rest or "default"
 
 
 class _Formatter(logging.Formatter):
@@ -161,6 +166,9 @@ def configure(
             handler.repeats = _Repeats(handler, repeats)
             handler.addFilter(handler.repeats)
         root.addHandler(handler)
+    for name in LIBRARIES:
+        library = logging.getLogger(name)
+        library.handlers, library.propagate = root.handlers, False
     set_levels(levels)
 
 
@@ -172,8 +180,11 @@ def set_levels(levels: Mapping[str, str]) -> None:
             logging.getLogger(name).setLevel(logging.NOTSET)
     scope("default").setLevel(LEVELS[everything or levels.get("default", "info")])
     for name, level in levels.items():
-        if name not in ("default", "all"):
+        if name not in ("default", "all", *LIBRARIES):
             scope(name).setLevel(LEVELS[everything or level])
+    for name, usual in LIBRARIES.items():
+        level = levels.get(name) or usual or levels.get("default", "info")
+        logging.getLogger(name).setLevel(LEVELS[everything or level])
 
 
 def parse_levels(text: str) -> dict[str, str]:

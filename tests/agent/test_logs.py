@@ -22,8 +22,12 @@ def out(capsys: pytest.CaptureFixture[str]) -> Iterator[Output]:
     root.handlers.clear()
     root.propagate = True
     root.setLevel(logging.NOTSET)
-    for name in ("xdsproxy", "sds", "grpc"):
+    for name in ("xdsproxy", "sds"):
         logs.scope(name).setLevel(logging.NOTSET)
+    for name in logs.LIBRARIES:
+        library = logging.getLogger(name)
+        library.handlers, library.propagate = [], True
+        library.setLevel(logging.NOTSET)
 
 
 def test_a_text_line_is_time_level_scope_message_labels(out: Output) -> None:
@@ -108,6 +112,21 @@ def test_repeating_lines_are_counted(out: Output) -> None:
     logging.getLogger("agent").handlers[0].close()
     assert [line.split("\t")[1:] for line in out.getvalue().splitlines()] == [
         ["warn", "sds", f"repeated 2 more times within a minute: again {i}"] for i in (0, 1)
+    ]
+
+
+def test_libraries_speak_through_the_same_lines_without_tracebacks(out: Output) -> None:
+    logs.configure({"default": "info"}, as_json=False)
+    try:
+        raise ValueError("inner")
+    except ValueError:
+        logging.getLogger("asyncio").error("a callback failed", exc_info=True)
+        logging.getLogger("grpc._cython.cygrpc").error("hidden", exc_info=True)
+    logs.set_levels({"default": "info", "grpc": "error"})
+    logging.getLogger("grpc.aio").error("shown")
+    assert [line.split("\t")[1:] for line in out.getvalue().splitlines()] == [
+        ["error", "asyncio", "a callback failed"],
+        ["error", "grpc", "shown"],
     ]
 
 

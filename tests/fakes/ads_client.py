@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +29,11 @@ class EnvoyStream:
         self.call = self._channel.stream_stream(flavour.value)()
 
     async def send(self, frame: bytes) -> None:
-        await self.call.write(frame)
+        """Send one frame; a stream that ends meanwhile says why in `ended`."""
+        await self.call.wait_for_connection()
+        # Not call.write(): when the stream ends under a write, that replaces the peer's status by INTERNAL.
+        with suppress(grpc.aio.BaseError, asyncio.InvalidStateError):
+            await self.call._cython_call.send_serialized_message(frame)
 
     async def receive(self, timeout: float = 10) -> bytes:
         """The next response; AssertionError if the stream has ended."""
