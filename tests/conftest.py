@@ -5,6 +5,8 @@ import os
 import psutil
 import pytest
 
+# As agent/__main__.py does: with gRPC's fork handlers a child forked between live streams may crash before its exec.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 ROOT = os.geteuid() == 0
 _skipped: list[str] = []
 
