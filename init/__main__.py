@@ -53,7 +53,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def istio_iptables(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The drop-in command: exit 0, 1 for errors, 126 when validation fails, 255 for a bad command line."""
-    return guarded(lambda: drop_in(parsed(argv, environ)))
+    return guarded(lambda: drop_in(parsed(argv, environ), environ))
 
 
 def guarded(body: object) -> int:
@@ -70,10 +70,28 @@ def parsed(argv: Sequence[str], environ: Mapping[str, str]) -> InitConfig:
     return configuration.parse(argv, environ)
 
 
-def drop_in(config: InitConfig) -> int:
+# Environment variables that are logged as they came, before the settings that were made of them.
+SHOWN = (
+    "ENVOY_PORT",
+    "INBOUND_CAPTURE_PORT",
+    "ISTIO_INBOUND_INTERCEPTION_MODE",
+    "ISTIO_INBOUND_TPROXY_ROUTE_TABLE",
+    "ISTIO_INBOUND_PORTS",
+    "ISTIO_OUTBOUND_PORTS",
+    "ISTIO_LOCAL_EXCLUDE_PORTS",
+    "ISTIO_EXCLUDE_INTERFACES",
+    "ISTIO_SERVICE_CIDR",
+    "ISTIO_SERVICE_EXCLUDE_CIDR",
+    "ISTIO_META_DNS_CAPTURE",
+    "INVALID_DROP",
+)
+
+
+def drop_in(config: InitConfig, environ: Mapping[str, str]) -> int:
     if config.help:
         print(flags.usage(), end="")
         return 0
+    say(config, *(f"{name}={environ.get(name, '')}" for name in SHOWN))
     say(config, *(f"{name}={value}" for name, value in effective(config)))
     for warning in config.warnings:
         say(config, warning, level="warn")

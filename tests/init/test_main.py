@@ -61,9 +61,11 @@ def test_a_dry_run_into_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_the_settings_in_force_are_logged(capsys: pytest.CaptureFixture[str]) -> None:
-    istio_iptables([*ARGS, "--skip-rule-apply", "--log_as_json"], {})
+    istio_iptables([*ARGS, "--skip-rule-apply", "--log_as_json"], {"INVALID_DROP": "false", "HOME": "/secret"})
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert {"level": "info", "scope": "iptables", "msg": "INBOUND_PORTS_EXCLUDE=15020"} in lines
+    assert {"level": "info", "scope": "iptables", "msg": "INVALID_DROP=false"} in lines  # as it came
+    assert not any("/secret" in line["msg"] for line in lines)
     istio_iptables([*ARGS, "--skip-rule-apply", "--log_output_level=none"], {})
     assert capsys.readouterr().err == ""
 

@@ -69,6 +69,12 @@ FLAGS: dict[str, tuple[list[str], dict[str, str], list[Case]]] = {
     ),
     "outbound-ports-exclude": (["-o", "80"], {}, [(APP, "far", 80, "direct"), (APP, "far", 90, 15001)]),
     "kube-virt-interfaces": (["-k", "eth0"], {}, [(PEERS, "pod", 22, 15001)]),
+    # The lock is the namespace's own file: another pod's rules never wait for these.
+    "cni-mode": (
+        ["--cni-mode", "--network-namespace", "/proc/self/ns/net"],
+        {},
+        [(APP, "far", 80, 15001), (PEERS, "pod", 22, 15006), (PROXY, "far", 80, "direct")],
+    ),
     "redirect-dns": (
         ["--redirect-dns", "--capture-all-dns"],
         {},
