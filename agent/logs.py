@@ -168,7 +168,7 @@ def configure(
         root.addHandler(handler)
     for name in LIBRARIES:
         library = logging.getLogger(name)
-        library.handlers, library.propagate = root.handlers, False
+        library.handlers, library.propagate = list(root.handlers), False
     set_levels(levels)
 
 
