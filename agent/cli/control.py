@@ -1,11 +1,13 @@
 """What `quit`, `drain`, `exec`, `certs` and `events` share: calls to the agent's status port on this machine."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from agent.cli.flags import Flag
+from agent.cli.flags import Flag, FlagSet, HelpWanted
 from agent.cli.http import HttpError, Url, fetch
 from agent.errors import ConfigError, FatalError
 
+ORDER_TIMEOUT = 10.0  # seconds
 PORT = Flag("status-port", 15020, "the agent's status port (statusPort in the proxy config)")
 
 
@@ -30,6 +32,19 @@ def post(port: int, path: str, timeout: float) -> None:
         raise FatalError(
             f"what listens on {target.authority} answered {path} with status {status}{': ' + detail if detail else ''}"
         )
+
+
+def order(flags: FlagSet, argv: Sequence[str], path: str, done: str) -> int:
+    """A command that is one order: parse, post to `path`, print `done`; returns 0. FatalError (1): nobody took it."""
+    try:
+        args = flags.parse(argv)
+    except HelpWanted as wanted:
+        print(wanted)
+        return 0
+    no_words(flags.usage.rpartition(" ")[2], args.words)
+    post(args["status-port"], path, ORDER_TIMEOUT)
+    print(done)
+    return 0
 
 
 def get_json(port: int, path: str, timeout: float = 10.0) -> Any:

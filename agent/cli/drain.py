@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from agent.cli import control
-from agent.cli.flags import FlagSet, HelpWanted
+from agent.cli.flags import FlagSet
 
-TIMEOUT = 10.0  # seconds
 FLAGS = FlagSet(
     "remora-agent drain",
     (control.PORT,),
@@ -15,12 +14,4 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0 once Envoy was told to drain; FatalError (1) if nobody took the order."""
-    try:
-        args = FLAGS.parse(argv)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
-    control.no_words("drain", args.words)
-    control.post(args["status-port"], "/drain", TIMEOUT)
-    print("Envoy drains.")
-    return 0
+    return control.order(FLAGS, argv, "/drain", "Envoy drains.")
