@@ -5,7 +5,8 @@
 FOLDER/starts.log     one line per start: pid, uid, arguments
 FOLDER/requests.log   one line per admin request
 FOLDER/stats.txt      body of GET /stats, whatever the filter
-Orders: POST /fake/exit/N, /fake/signal/N, /fake/deaf (requests stay unanswered), /fake/leave (a child that stays).
+Orders: POST /fake/exit/N, /fake/signal/N, /fake/deaf (requests stay unanswered), /fake/leave (a child that stays),
+        /fake/eat (memory without end).
 """
 
 import os
@@ -59,6 +60,10 @@ def main(folder: str, host: str, port: int) -> None:
         elif target == "/fake/deaf":
             deaf = True
             answer(connection, "200 OK", b"")
+        elif target == "/fake/eat":
+            eaten: list[bytes] = []
+            while True:
+                eaten.append(b"x" * (1 << 20))
         elif target == "/fake/leave":
             child = os.fork()
             if child == 0:
