@@ -1,0 +1,136 @@
+"""Getting a socket to a server: its addresses in turn, TCP, and TLS with HTTP/2 agreed on."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from enum import Enum
+
+from agent.lookup import Address, addresses
+from agent.rpc.status import Code, RpcError
+
+PATIENCE = 2.0  # seconds for one of several addresses; the caller bounds the whole
+
+
+class Why(Enum):
+    """What kept a connection from being made."""
+
+    LOOKUP = "lookup"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    NAME = "name"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not yet valid"
+    UNTRUSTED = "untrusted"
+    NOT_TLS = "not TLS"
+    NOT_HTTP2 = "not HTTP/2"
+    TLS = "TLS"
+
+
+class DialError(RpcError):
+    """There is no connection."""
+
+    def __init__(self, why: Why, message: str) -> None:
+        super().__init__(Code.UNAVAILABLE, message, heard=False)
+        self.why = why
+
+
+# X509_V_ERR_* of OpenSSL
+_VERIFY = {9: Why.NOT_YET_VALID, 10: Why.EXPIRED, 62: Why.NAME, 64: Why.NAME}
+
+
+async def dial(
+    host: str, port: int, context: ssl.SSLContext | None, server_name: str, source: str | None = None
+) -> socket.socket:
+    """A connected non-blocking socket, with TLS if there is a `context`. Raises DialError. `source`: own address."""
+    try:
+        found = await addresses(host, port)
+    except OSError as e:
+        raise DialError(Why.LOOKUP, f"lookup failed: {e.strerror or e}") from e
+    failure: DialError | None = None
+    for number, address in enumerate(found, 1):
+        try:
+            async with asyncio.timeout(PATIENCE if number < len(found) else None):
+                sock = await _connect(address, source)
+            break
+        except TimeoutError:
+            failure = DialError(Why.UNREACHABLE, f"no answer from {address[1][0]} within {PATIENCE:g} s")
+        except OSError as e:
+            kind = Why.REFUSED if isinstance(e, ConnectionRefusedError) else Why.UNREACHABLE
+            failure = DialError(kind, e.strerror or str(e))
+    else:
+        raise failure or DialError(Why.LOOKUP, "lookup failed: no addresses")
+    if context is None:
+        return sock
+    return await secure(sock, context, server_name)
+
+
+async def _connect(address: Address, source: str | None) -> socket.socket:
+    family, where = address
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if source:
+            sock.bind((source, 0))
+        await asyncio.get_running_loop().sock_connect(sock, where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def secure(sock: socket.socket, context: ssl.SSLContext, server_name: str) -> ssl.SSLSocket:
+    """The TLS handshake on a connected socket, which is closed if it fails. Raises DialError."""
+    try:
+        secured = context.wrap_socket(sock, server_hostname=server_name, do_handshake_on_connect=False)
+    except (OSError, ValueError) as e:
+        sock.close()
+        raise DialError(Why.TLS, str(e)) from e
+    try:
+        await _handshake(secured)
+        if secured.selected_alpn_protocol() != "h2":
+            raise DialError(Why.NOT_HTTP2, "the server did not agree on HTTP/2 (ALPN h2)")
+    except ssl.SSLCertVerificationError as e:
+        secured.close()
+        raise DialError(_VERIFY.get(e.verify_code, Why.UNTRUSTED), e.verify_message or str(e)) from e
+    except ssl.SSLEOFError as e:
+        secured.close()
+        raise DialError(Why.TLS, "the connection was closed during the TLS handshake") from e
+    except ssl.SSLError as e:
+        secured.close()
+        not_tls = e.reason in ("WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+        raise DialError(Why.NOT_TLS if not_tls else Why.TLS, f"the TLS handshake failed: {e.reason or e}") from e
+    except OSError as e:
+        secured.close()
+        raise DialError(Why.TLS, f"the TLS handshake failed: {e.strerror or e}") from e
+    except BaseException:
+        secured.close()
+        raise
+    return secured
+
+
+async def _handshake(sock: ssl.SSLSocket) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            sock.do_handshake()
+            return
+        except ssl.SSLWantReadError:
+            await _until(sock, loop.add_reader, loop.remove_reader)
+        except ssl.SSLWantWriteError:
+            await _until(sock, loop.add_writer, loop.remove_writer)
+
+
+async def _until(sock: socket.socket, add: Callable[..., None], remove: Callable[[socket.socket], bool]) -> None:
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    add(sock, _settle, ready)
+    try:
+        await ready
+    finally:
+        remove(sock)
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -1,0 +1,180 @@
+"""Serving gRPC on a unix socket: one task for each call, everything else is callbacks."""
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+from agent import logs
+from agent.rpc.call import ServerCall
+from agent.rpc.connection import Connection
+from agent.rpc.frames import encode_headers
+from agent.rpc.sending import Limits
+from agent.rpc.status import Code, Gone, RpcError, decode_timeout, encode_message
+from agent.rpc.stream import Stream
+from agent.rpc.transport import Transport
+
+log = logs.scope("default")
+
+BACKLOG = 4096
+AT_ONCE = 64  # connections that are accepted before others have their turn
+NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+BREATH = 0.5  # seconds without accepting while the process has no file descriptor left
+
+Handler = Callable[[ServerCall], Awaitable[None]]
+
+_HEADERS = b"\x88" + encode_headers([(b"content-type", b"application/grpc")])  # :status 200 is in everybody's table
+_NOT_GRPC = encode_headers([(b":status", b"415")])
+
+
+class Server:
+    """`routes`: method path -> handler. A handler that returns ends its call with OK, RpcError with another status.
+
+    Calls whose client has left, or whose deadline is over, are cancelled.
+    """
+
+    def __init__(
+        self, routes: Mapping[str, Handler], limits: Limits, keepalive: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        self._routes = routes
+        self._limits = limits
+        self._keepalive = keepalive
+        self._listener: socket.socket | None = None
+        self._transports: set[Transport] = set()
+        self._group: asyncio.TaskGroup | None = None
+
+    def bind(self, path: str, mode: int = 0o666) -> None:
+        """Listen on a unix socket. Clients that dial now are served as soon as `run` does. Raises OSError."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        mask = os.umask(0o777 & ~mode)
+        try:
+            listener.bind(
+                path
+            )  # with the right mode from the first moment: Envoy may be another user, and dials at once
+            os.chmod(path, mode)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        finally:
+            os.umask(mask)
+        self._listener = listener
+
+    @property
+    def connections(self) -> int:
+        return len(self._transports)
+
+    async def run(self) -> None:
+        """Serve until cancelled; then every call is cancelled and every connection closed."""
+        listener = self._listener
+        if listener is None:
+            raise RuntimeError("bind() has not been called")
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                loop.add_reader(listener, self._accept, listener)
+                await loop.create_future()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop listening and end every connection."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with suppress(RuntimeError):  # no loop runs: nothing was added to it
+                asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        for transport in list(self._transports):
+            transport.connection.leave()
+            transport.close("the server ends")
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as e:
+                if e.errno not in NO_FILES:
+                    raise
+                log.warning("no connection can be accepted: %s", e.strerror)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener)
+                loop.call_later(BREATH, self._resume, listener)
+                return
+            sock.setblocking(False)
+            self._connected(sock)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if self._listener is listener:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _connected(self, sock: socket.socket) -> None:
+        opened: Callable[[Stream], None] = lambda stream: self._opened(transport, stream)  # noqa: E731
+        closed = lambda: self._transports.discard(transport)  # noqa: E731
+        transport = Transport(sock, Connection(False, self._limits, opened), self._keepalive, closed)
+        self._transports.add(transport)
+
+    def _opened(self, transport: Transport, stream: Stream) -> None:
+        assert self._group is not None
+        call = _Served(transport, stream)
+        handler = self._routes.get(call.method)
+        headers = stream.headers or {}
+        if headers.get(b":method") != b"POST" or not headers.get(b"content-type", b"").startswith(b"application/grpc"):
+            call.refuse()
+        elif handler is None:
+            call.status(Code.UNIMPLEMENTED, f"unknown method {call.method[:200]}")
+        else:
+            call.task = self._group.create_task(call.serve(handler), name=f"rpc {call.method}")
+
+
+class _Served(ServerCall):
+    """A call and the task that serves it."""
+
+    def __init__(self, transport: Transport, stream: Stream) -> None:
+        super().__init__(transport, stream, _HEADERS)
+        self.task: asyncio.Task[None] | None = None
+
+    async def serve(self, handler: Handler) -> None:
+        try:
+            seconds = decode_timeout(self.timeout) if self.timeout else None
+        except ValueError as e:
+            self.status(Code.INTERNAL, str(e))
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await handler(self)
+        except Gone as e:
+            log.debug("the client of %s has left: %s", self.method, e.message)
+        except RpcError as e:
+            self.status(e.code, e.message)
+        except TimeoutError:
+            self.status(Code.DEADLINE_EXCEEDED, "the deadline of the call is over")
+        except asyncio.CancelledError:
+            if not self.gone:
+                self.status(Code.UNAVAILABLE, "the server ends")
+                raise
+        except Exception as e:
+            log.error("a call of %s failed: %s: %s", self.method, type(e).__name__, e, exc_info=e)
+            self.status(Code.INTERNAL, "the call failed in the agent")
+        else:
+            self.status(Code.OK)
+
+    def status(self, code: Code, message: str = "") -> None:
+        """End the call."""
+        pairs = [(b"grpc-status", b"%d" % code)]
+        if message:
+            pairs.append((b"grpc-message", encode_message(message[:2000])))
+        self.end(encode_headers(pairs))
+
+    def refuse(self) -> None:
+        """The request is not gRPC."""
+        self._headers = None
+        self.end(_NOT_GRPC)
+
+    def _changed(self) -> None:
+        super()._changed()
+        if self._stream.local_closed and self._stream.end is not None and self.task is not None:
+            self.task.cancel()

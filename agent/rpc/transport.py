@@ -1,0 +1,229 @@
+"""An HTTP/2 connection on a non-blocking socket: read when there is something, write what there is, notice the dead."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from itertools import islice
+
+from agent.rpc.connection import Connection
+from agent.rpc.sending import QUEUE
+from agent.rpc.stream import Buffer
+
+READ, READ_TLS = 256 << 10, 16 << 10  # bytes of one read; a TLS record has no more
+TURN = 1 << 20  # bytes that one connection may read before others have their turn
+VECTORS = 512  # buffers of one write; the kernel takes 1024
+RECORD = 64 << 10  # bytes that are joined for one write into TLS
+LINGER = 1.0  # seconds that a closing connection may take to send what it has
+
+
+class Transport:
+    """Owns `sock`. `keepalive`: (seconds of silence before a ping, seconds to answer it); pings only while calls are open.
+
+    `closed` is called once, when the connection has ended for whatever reason.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        connection: Connection,
+        keepalive: tuple[float, float] = (0.0, 0.0),
+        closed: Callable[[], None] | None = None,
+    ) -> None:
+        self.connection = connection
+        self._sock = sock
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._loop = asyncio.get_running_loop()
+        self._interval, self._patience = keepalive
+        self._closed = closed
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Handle | None = None
+        self._reading = self._writing = False
+        self._reads = 0  # how often something came
+        self._ending = False  # close once everything is written
+        self._size = READ_TLS if self._tls else READ
+        self._fd = sock.fileno()
+        self._read_on()
+        self.flush()
+        if self._interval:
+            self._timer = self._loop.call_later(self._interval, self._check, 0)
+
+    @property
+    def open(self) -> bool:
+        return self._fd >= 0
+
+    def flush(self) -> None:
+        """Send what the connection has, before the loop goes to sleep: many small messages become one write."""
+        if self._flushing is None and self._fd >= 0:
+            self._flushing = self._loop.call_soon(self._flush)
+
+    def close(self, text: str, now: bool = False) -> None:
+        """End the connection: after what is queued, or at once. Open calls end as UNAVAILABLE with `text`."""
+        if self._fd < 0:
+            return
+        if not now and not self._ending:
+            self._ending = True
+            farewell = self.connection.out.copy()
+            self.connection.lost(text)
+            self.connection.out, self.connection.queued = farewell, sum(map(len, farewell))
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(LINGER, self._drop, text)
+            self.flush()
+        elif now:
+            self._drop(text)
+
+    def _drop(self, text: str) -> None:
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        for handle in (self._timer, self._flushing):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._flushing = None
+        self._loop.remove_reader(fd)
+        self._loop.remove_writer(fd)
+        self._sock.close()
+        self.connection.lost(text)
+        if self._closed is not None:
+            self._closed()
+
+    def _read_on(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(self._fd, self._readable)
+
+    def _readable(self) -> None:
+        if self._fd < 0:
+            return
+        connection, taken = self.connection, 0
+        self._reads += 1
+        try:
+            while taken < TURN:
+                data = self._sock.recv(self._size)
+                if not data:
+                    self._drop(connection.goaway or "the connection was closed")
+                    return
+                if not self._ending:
+                    connection.receive(data)
+                taken += len(data)
+                if connection.broken or (not self._tls and len(data) < READ):
+                    break
+            else:
+                if self._tls:  # records may wait inside OpenSSL, where no selector sees them
+                    self._loop.call_soon(self._readable)
+        except (ssl.SSLWantReadError, BlockingIOError, InterruptedError):
+            pass  # all that there was
+        except ssl.SSLWantWriteError:
+            self._write_on()
+        except OSError as e:
+            self._drop(reason(e))
+            return
+        if connection.broken and not self._ending:
+            self.close(connection.broken[1])
+        if connection.queued > 2 * QUEUE:
+            # It asks without taking the answers.
+            self._reading = False
+            self._loop.remove_reader(self._fd)
+        self.flush()
+
+    def _flush(self) -> None:
+        self._flushing = None
+        if self._fd < 0 or self._writing:
+            return
+        self._write()
+
+    def _write_on(self) -> None:
+        if not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._writable)
+
+    def _writable(self) -> None:
+        if self._fd >= 0:
+            self._write()
+
+    def _write(self) -> None:
+        connection = self.connection
+        try:
+            while True:
+                connection.pump()
+                out = connection.out
+                if not out:
+                    break
+                if self._tls:
+                    sent = self._sock.send(_joined(out))
+                else:
+                    sent = self._sock.sendmsg(out if len(out) < VECTORS else islice(out, VECTORS))
+                connection.queued -= sent
+                _advance(out, sent)
+        except (ssl.SSLWantWriteError, BlockingIOError, InterruptedError):
+            self._write_on()
+            return
+        except ssl.SSLWantReadError:
+            return  # a handshake message has to come first; the next flush goes on
+        except OSError as e:
+            # What the peer said last may still be there to read, and is the better reason.
+            self._hear_out(e)
+            return
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+        if self._ending:
+            self._drop("")
+        else:
+            self._read_on()
+
+    def _hear_out(self, error: OSError) -> None:
+        text = reason(error)
+        try:
+            while not self._ending and not self.connection.broken and (data := self._sock.recv(self._size)):
+                self.connection.receive(data)
+        except OSError:
+            text = self.connection.goaway or text
+        self._drop(text)
+
+    def _check(self, seen: int) -> None:
+        """Ping if nothing came since the last look."""
+        if self._reads == seen and self.connection.streams:
+            self.connection.ping()
+            self.flush()
+            self._timer = self._loop.call_later(self._patience, self._expect, seen)
+        else:
+            self._timer = self._loop.call_later(self._interval, self._check, self._reads)
+
+    def _expect(self, seen: int) -> None:
+        if self._reads == seen:
+            self._drop("keepalive ping failed to receive ACK within timeout")
+        else:
+            self._timer = self._loop.call_later(self._interval, self._check, self._reads)
+
+
+def reason(error: OSError) -> str:
+    """What to say of a socket's error."""
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return "the connection was closed"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    return error.strerror or str(error)
+
+
+def _joined(out: "deque[Buffer]") -> bytes:
+    """About one TLS write: records are made of what one call gets."""
+    parts: list[Buffer] = []
+    size = 0
+    for piece in out:
+        parts.append(piece)
+        size += len(piece)
+        if size >= RECORD:
+            break
+    return b"".join(parts) if len(parts) > 1 else parts[0]
+
+
+def _advance(out: "deque[Buffer]", sent: int) -> None:
+    while sent:
+        piece = out[0]
+        if len(piece) > sent:
+            out[0] = memoryview(piece)[sent:]
+            return
+        sent -= len(piece)
+        out.popleft()
