@@ -25,7 +25,8 @@ class Call:
         stream = self._stream
         while not stream.inbox.messages:
             if stream.end is not None:
-                return self._over()
+                self._over()
+                return None
             if stream.remote_closed:
                 return None
             self._reader = asyncio.get_running_loop().create_future()

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from agent import logs
 from agent.rpc.call import ServerCall
@@ -50,9 +51,7 @@ class Server:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         mask = os.umask(0o777 & ~mode)
         try:
-            listener.bind(
-                path
-            )  # with the right mode from the first moment: Envoy may be another user, and dials at once
+            listener.bind(path)  # Envoy may be another user and dials at once: the mode is right from the start
             os.chmod(path, mode)
             listener.listen(BACKLOG)
         except OSError:
@@ -112,9 +111,10 @@ class Server:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _connected(self, sock: socket.socket) -> None:
-        opened: Callable[[Stream], None] = lambda stream: self._opened(transport, stream)  # noqa: E731
-        closed = lambda: self._transports.discard(transport)  # noqa: E731
-        transport = Transport(sock, Connection(False, self._limits, opened), self._keepalive, closed)
+        connection = Connection(False, self._limits)
+        transport = Transport(sock, connection, self._keepalive)
+        connection.opened = partial(self._opened, transport)
+        transport.closed = partial(self._transports.discard, transport)
         self._transports.add(transport)
 
     def _opened(self, transport: Transport, stream: Stream) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
@@ -18,7 +19,7 @@ LINGER = 1.0  # seconds that a closing connection may take to send what it has
 
 
 class Transport:
-    """Owns `sock`. `keepalive`: (seconds of silence before a ping, seconds to answer it); pings only while calls are open.
+    """Owns `sock`. `keepalive`: seconds of silence before a ping, and to answer it; pings only while calls are open.
 
     `closed` is called once, when the connection has ended for whatever reason.
     """
@@ -28,14 +29,13 @@ class Transport:
         sock: socket.socket,
         connection: Connection,
         keepalive: tuple[float, float] = (0.0, 0.0),
-        closed: Callable[[], None] | None = None,
     ) -> None:
         self.connection = connection
         self._sock = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._loop = asyncio.get_running_loop()
         self._interval, self._patience = keepalive
-        self._closed = closed
+        self.closed: Callable[[], object] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Handle | None = None
         self._reading = self._writing = False
@@ -85,8 +85,8 @@ class Transport:
         self._loop.remove_writer(fd)
         self._sock.close()
         self.connection.lost(text)
-        if self._closed is not None:
-            self._closed()
+        if self.closed is not None:
+            self.closed()
 
     def _read_on(self) -> None:
         if not self._reading:
@@ -207,7 +207,7 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _joined(out: "deque[Buffer]") -> bytes:
+def _joined(out: deque[Buffer]) -> Buffer:
     """About one TLS write: records are made of what one call gets."""
     parts: list[Buffer] = []
     size = 0
@@ -219,7 +219,7 @@ def _joined(out: "deque[Buffer]") -> bytes:
     return b"".join(parts) if len(parts) > 1 else parts[0]
 
 
-def _advance(out: "deque[Buffer]", sent: int) -> None:
+def _advance(out: deque[Buffer], sent: int) -> None:
     while sent:
         piece = out[0]
         if len(piece) > sent:
