@@ -29,6 +29,7 @@ SHARED = {
     "agent.pem",
     "agent.protos",
     "agent.settings.proxyconfig",
+    "agent.settings.protojson",
     "agent.settings.proxyschema",
     "agent.record",
     "agent.uds",
@@ -41,6 +42,8 @@ ROOTS = {"agent.__main__", "agent.app", "agent.boot", "agent.cli"}
 CORES = {
     "agent/backoff.py",
     "agent/certinfo.py",
+    "agent/settings/meshconfig.py",
+    "agent/settings/protojson.py",
     "agent/settings/status.py",
     "agent/dns/answer.py",
     "agent/dns/cache.py",

@@ -8,9 +8,12 @@ from agent.errors import ConfigError
 from agent.settings import proxyconfig
 from agent.settings.environment import DEFAULT, Environment
 from agent.settings.peers import Read
-from agent.settings.proxyschema import PROXY_CONFIG, camel, unknown
+from agent.settings.protojson import camel, unknown
+from agent.settings.proxyschema import PROXY_CONFIG
 
-ANNOTATION = "annotation proxy.istio.io/config"
+NAME = "proxy.istio.io/config"
+ANNOTATION = f"annotation {NAME}"
+DEFAULT_CONFIG = ("default_config", "defaultConfig")  # either spelling, as everywhere in protobuf's JSON
 DISCOVERY, STATUS_PORT = "sidecar.istio.io/discoveryAddress", "status.sidecar.istio.io/port"
 MERGED = ("proxyMetadata", "proxyHeaders")  # by key: each key has a source of its own
 
@@ -42,10 +45,25 @@ def proxy_config(
     config: dict[str, Any] = dict(proxyconfig.DEFAULTS)
     sources: dict[str, str] = {}
     ignored: list[str] = []
-    for source, overlay in _layers(args["meshConfig"], env, annotations, read):
+    faults: list[str] = []
+
+    def add(source: str, overlay: Mapping[str, Any]) -> None:
+        nonlocal config
         config = proxyconfig.merge(config, overlay, source)
         sources.update(dict.fromkeys(_names(overlay), source))
-        ignored += (f"{name} in {source}" for name in unknown(dict(overlay), PROXY_CONFIG))
+        ignored.extend(f"{name} in {source}" for name in unknown(dict(overlay), PROXY_CONFIG))
+
+    path = args["meshConfig"]
+    overlay, others = _mesh_file(path, read)
+    if overlay:
+        add(f"defaultConfig of {path}", overlay)
+        # A mesh file has to be usable by itself, whatever the other layers make of it.
+        alone = {**config, "serviceCluster": config.get("serviceCluster") or args["serviceCluster"]}
+        faults += proxyconfig.faults(alone)
+    ignored += (f"{name} in {path}" for name in others)
+    for source, text in (("PROXY_CONFIG", env.text("PROXY_CONFIG")), (ANNOTATION, annotations.get(NAME, ""))):
+        if text:
+            add(source, proxyconfig.load_text(text, source))
     if args["concurrency"]:
         env.warn("--concurrency is legacy and overrides the proxy config: set concurrency there instead")
         config["concurrency"], sources["concurrency"] = args["concurrency"], "flag --concurrency"
@@ -56,7 +74,7 @@ def proxy_config(
     if args["templateFile"] and not config.get("customConfigFile"):
         config["proxyBootstrapTemplatePath"] = args["templateFile"]
         sources["proxyBootstrapTemplatePath"] = "flag --templateFile"
-    for fault in proxyconfig.faults(config):
+    for fault in dict.fromkeys((*faults, *proxyconfig.faults(config))):
         refuse(ConfigError(fault))
     if statsd := config.get("statsdUdpAddress"):
         config["statsdUdpAddress"] = _resolved(statsd, env, resolve_udp)
@@ -95,26 +113,27 @@ def _resolved(statsd: str, env: Environment, resolve_udp: Callable[[str, int], s
         return ""
 
 
-def _layers(
-    mesh_path: str, env: Environment, annotations: Mapping[str, str], read: Read
-) -> list[tuple[str, Mapping[str, Any]]]:
-    """(where it comes from, fields) in rising precedence."""
-    out: list[tuple[str, Mapping[str, Any]]] = []
+def _mesh_file(path: str, read: Read) -> tuple[dict[Any, Any], list[str]]:
+    """(defaultConfig, names of fields that no MeshConfig has) of the mesh file; nothing if there is none."""
     try:
-        data = read(mesh_path)
+        data = read(path)
     except OSError as e:
-        raise ConfigError(f"cannot read the mesh config {mesh_path}: {e.strerror or e}; name a readable file") from None
-    if data:
-        source = f"defaultConfig of {mesh_path}"
-        overlay = proxyconfig.load_text(data.decode("utf-8", "replace"), mesh_path).get("defaultConfig") or {}
-        if not isinstance(overlay, dict):
-            raise ConfigError(f"{source} must be a mapping of fields")
-        out.append((source, overlay))
-    if text := env.text("PROXY_CONFIG"):
-        out.append(("PROXY_CONFIG", proxyconfig.load_text(text, "PROXY_CONFIG")))
-    if text := annotations.get("proxy.istio.io/config", ""):
-        out.append((ANNOTATION, proxyconfig.load_text(text, ANNOTATION)))
-    return out
+        raise ConfigError(f"cannot read the mesh config {path}: {e.strerror or e}; name a readable file") from None
+    try:
+        fields = proxyconfig.load_text((data or b"").decode(), path)
+    except UnicodeDecodeError:
+        raise ConfigError(f"the mesh config {path} is no text: write it as YAML or JSON in UTF-8") from None
+    overlay: dict[Any, Any] = {}
+    for name in DEFAULT_CONFIG:
+        part = fields.pop(name, None)
+        if not isinstance(part, dict | None):
+            raise ConfigError(f"{path}: defaultConfig must be a mapping of fields, not {part!r:.40}")
+        overlay |= part or {}
+    if not fields:
+        return overlay, []
+    from agent.settings import meshconfig  # most files have nothing else in them
+
+    return overlay, meshconfig.check(fields, path)
 
 
 def source_of(sources: Mapping[str, str], name: str) -> str:

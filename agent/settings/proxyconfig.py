@@ -5,7 +5,8 @@ from typing import Any
 
 from agent.durations import proto_nanos
 from agent.errors import ConfigError
-from agent.settings.proxyschema import PROXY_CONFIG, camel
+from agent.settings.protojson import camel
+from agent.settings.proxyschema import PROXY_CONFIG
 
 ISTIOD = "istiod.istio-system.svc"
 SRV = "srv+"  # before a name whose SRV records name the endpoints
@@ -22,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "statNameLength": 189,
     "statusPort": 15020,
 }
+MOST_VALUES = 1_000_000  # in one text; a few aliases of aliases would keep us busy for ever
 _CLUSTER_NAME = ("serviceCluster", "tracingServiceName")  # a oneof: setting one unsets the other
 
 
@@ -60,12 +62,27 @@ def _load_yaml(text: str, source: str) -> Any:
     Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), list("yYnN"))
     Loader.bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
     try:
-        return yaml.load(text, Loader)
+        data = yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError) as e:
         mark = getattr(e, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
+        last = text.count("\n")  # the end of a text that was cut off is not a line of its own
+        where = f" at line {min(mark.line, last) + 1}" if mark else ""
         problem = getattr(e, "problem", None) or str(e).partition("\n")[0]
         raise ConfigError(f"{source} is neither JSON nor YAML{where}: {problem}") from None
+    if "&" in text and _expanded(data, {}) > MOST_VALUES:
+        raise ConfigError(f"{source} refers to itself or repeats itself: its aliases stand for too many values")
+    return data
+
+
+def _expanded(value: Any, known: dict[int, int]) -> int:
+    """How many values `value` is once its aliases are written out; too many if it contains itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if (size := known.get(id(value))) is None:
+        known[id(value)] = MOST_VALUES + 1  # of one that is reached again from within
+        size = 1 + sum(_expanded(v, known) for v in (value.values() if isinstance(value, dict) else value))
+        known[id(value)] = size
+    return size
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -74,8 +91,6 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], source: str) -> d
         new = PROXY_CONFIG[0](dict(overlay), "")
     except ValueError as e:
         raise ConfigError(f"{source}: {e}") from None
-    except RecursionError:
-        raise ConfigError(f"{source} refers to itself") from None
     out = dict(base)
     # A scalar that is written as its default is set all the same, although protobuf would not print it.
     for name in _written(overlay) - new.keys():
@@ -123,7 +138,7 @@ def split_address(address: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError("an IPv6 address must be in brackets, as in [fd00::1]:15012")
-    if not host or any(c.isspace() or c in "/@" for c in host):
+    if not host or any(c.isspace() or c in "/@\0" for c in host):
         raise ValueError(f"{host!r} is not a host name")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"{port!r} is not a port between 1 and 65535")

@@ -1,8 +1,11 @@
 """Layers of the effective ProxyConfig, and what flags and annotations do to it."""
 
+from pathlib import Path
+
 import pytest
 
 from agent.errors import ConfigError
+from agent.settings.load import MAX_FILE, load, read_file
 from tests.fakes.configs import make
 
 MESH = "./etc/istio/config/mesh"
@@ -29,15 +32,73 @@ def test_another_mesh_file() -> None:
     assert c.proxy_config["meshId"] == "m"
 
 
-@pytest.mark.parametrize("text", [b"", b"a: 1", b"defaultConfig:"])
+@pytest.mark.parametrize("text", [b"", b"a: 1", b"defaultConfig:", b"# nothing\n", b"trustDomain: td"])
 def test_mesh_file_without_defaults(text: bytes) -> None:
     assert make(files={MESH: text}).proxy_config["statusPort"] == 15020
 
 
-@pytest.mark.parametrize("text", [b"[1]", b"{x", b"defaultConfig: 5", b"defaultConfig: {statusPort: x}"])
-def test_bad_mesh_files(text: bytes) -> None:
-    with pytest.raises(ConfigError, match="mesh"):
-        make(files={MESH: text})
+def test_either_spelling_of_the_defaults() -> None:
+    text = b"default_config: {status_port: 15030, meshId: a}\ndefaultConfig: {meshId: b}"
+    proxy = make(files={MESH: text}).proxy_config
+    assert (proxy["statusPort"], proxy["meshId"]) == (15030, "b")
+
+
+def test_unknown_fields_of_the_mesh_file_are_named_in_a_debug_line() -> None:
+    c = make(files={MESH: b"defaultConfig: {newField: 1}\nfuture: {a: 1}\ntrustDomain: td"})
+    assert c.notes == (
+        f"the unknown field newField in defaultConfig of {MESH} is ignored",
+        f"the unknown field future in {MESH} is ignored",
+    )
+
+
+BOMB = "a: &a [x]\n" + "\n".join(
+    f"b{i}: &b{i} [{', '.join(['*a' if i == 0 else f'*b{i - 1}'] * 10)}]" for i in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"[1]", f"{MESH} must be a mapping of fields, not a list"),
+        (b"just text", f"{MESH} must be a mapping of fields, not a str"),
+        (b"defaultConfig: 5", f"{MESH}: defaultConfig must be a mapping of fields, not 5"),
+        (b"defaultConfig: []", f"{MESH}: defaultConfig must be a mapping of fields, not []"),
+        (b"defaultConfig: {statusPort: x}", "statusPort must be a whole number, not 'x'"),
+        (b"enableTracing: maybe", f"{MESH}: enableTracing must be true or false, not 'maybe'"),
+        (b"\x7fELF\x02\x01\x00\xff\xfe", f"the mesh config {MESH} is no text: write it as YAML or JSON in UTF-8"),
+        (b"\x00" * 64, f"{MESH} is neither JSON nor YAML: unacceptable character #x0000"),
+        (b"defaultConfig: {concurrency: 3, stat", f"{MESH} is neither JSON nor YAML at line 1"),
+        (b'{"defaultConfig": {"concurrency": 3', f"{MESH} is neither JSON nor YAML at line 1"),
+        (b"defaultConfig:\n  proxyMetadata:\n    A: 'x", f"{MESH} is neither JSON nor YAML at line 3"),
+        (b"[" * 100_000, f"{MESH} is nested too deeply"),
+        (b"- " * 20_000, f"{MESH} must be a mapping of fields, not a list"),
+        (BOMB.encode(), f"{MESH} refers to itself or repeats itself"),
+        (b"defaultConfig: &a {runtimeValues: *a}", f"{MESH} refers to itself or repeats itself"),
+        # Unusable by itself, although PROXY_CONFIG says something better.
+        (b"defaultConfig: {discoveryAddress: nohost}", "discoveryAddress 'nohost' is not usable"),
+    ],
+)
+def test_bad_mesh_files(text: bytes, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(files={MESH: text}, proxy={"discoveryAddress": "istiod.istio-system.svc:15012"})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_mesh_files_that_cannot_be_read(tmp_path: Path) -> None:
+    def sentence(path: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            load(["sidecar", f"--meshConfig={path}"], {}, read_file, lambda _: ("10.0.0.1",))
+        return str(caught.value)
+
+    huge = tmp_path / "huge"
+    with huge.open("wb") as f:
+        f.truncate(MAX_FILE + 1)
+    assert sentence(huge) == f"cannot read the mesh config {huge}: it has more than 16 MiB; name a readable file"
+    assert sentence(tmp_path) == f"cannot read the mesh config {tmp_path}: Is a directory; name a readable file"
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert sentence(loop).startswith(f"cannot read the mesh config {loop}: Too many levels of symbolic links")
 
 
 @pytest.mark.parametrize(

@@ -110,11 +110,16 @@ def test_refusals_are_one_sentence(text: str) -> None:
         "tracing: {sampling: 200}",
         "tracing: {customTags: {t: {}}}",
         "nosuch: 1",
-        "&a {tracing: *a}",
     ],
 )
 def test_oddities_that_istio_accepts(text: str) -> None:
     built(text)
+
+
+@pytest.mark.parametrize("text", ["&a {tracing: *a}", "&a {nosuch: [*a]}", "{x: &a [*a]}"])
+def test_aliases_that_contain_themselves_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^X refers to itself or repeats itself: [^\n]*$"):
+        load_text(text, "X")
 
 
 def test_deep_nesting_is_refused() -> None:
