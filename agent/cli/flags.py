@@ -212,7 +212,7 @@ PROXY = FlagSet(
     "pilot-agent proxy [role]",
     (
         Flag("domain", "", "DNS domain suffix of this workload (default ${POD_NAMESPACE}.svc.cluster.local)"),
-        Flag("meshConfig", "./etc/istio/config/mesh", "mesh configuration file: its defaultConfig is used, all of it is checked"),
+        Flag("meshConfig", "./etc/istio/config/mesh", "mesh configuration: defaultConfig is used, the rest checked"),
         Flag("stsPort", 0, "accepted for compatibility; shown in the node metadata"),
         Flag("tokenManagerPlugin", "", "accepted for compatibility"),
         Flag("serviceCluster", "istio-proxy", "service cluster, if the configuration leaves it empty"),

@@ -26,8 +26,8 @@ def _wrong(where: str, wanted: str, value: Any) -> ValueError:
 def _string(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise _wrong(where, "a string (quote it)", value)
-    if "\0" in value:  # many are paths and names, and the kernel knows none with this in it
-        raise _wrong(where, "free of NUL characters", value)
+    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):  # paths and bootstraps can hold neither
+        raise _wrong(where, "UTF-8 text without NUL", value)
     return value
 
 

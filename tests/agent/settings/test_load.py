@@ -227,7 +227,9 @@ NAMES = [
 
 @settings(deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(exclude_characters="\0"), max_size=12)),
+    st.dictionaries(
+        st.sampled_from(NAMES), st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+    ),
     st.lists(st.text(max_size=8), max_size=3),
 )
 def test_any_environment_gives_a_tree_or_a_sentence(env: dict[str, str], args: list[str]) -> None:
