@@ -298,6 +298,7 @@ class Platform:
     name: str = ""  # aws, azure, gcp; "" = none, or none that says so
     metadata: Mapping[str, str] = {}
     locality: tuple[str, ...] = ()  # region, zone
+    labels: Mapping[str, str] = {}  # of the instance, outside Kubernetes
 
 
 @record

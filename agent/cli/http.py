@@ -49,7 +49,7 @@ def fetch(
 ) -> tuple[int, bytes]:
     """(status, body) of the final answer; redirects of GET and HEAD are followed. `timeout` (seconds) bounds it all.
 
-    `extra` are further headers.
+    `extra` are further headers, for that server alone: they may hold a token.
     """
     deadline = time.monotonic() + timeout
     for _ in range(10):
@@ -57,7 +57,9 @@ def fetch(
         location = headers.get("location", "")
         if not (300 <= status < 400 and location and method in ("GET", "HEAD")):
             return status, answer
-        url = _follow(url, location)
+        left, url = url, _follow(url, location)
+        if (url.authority, url.tls) != (left.authority, left.tls):
+            extra = None
     raise HttpError("stopped after 10 redirects")
 
 

@@ -109,9 +109,13 @@ def _json_object(environ: Mapping[str, str], name: str, warn: Warn) -> dict[str,
 
 
 def labels(config: AgentConfig, warn: Warn) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(LABELS, STATIC_LABELS): the second from ISTIO_METAJSON_LABELS alone, the first with the pod's labels on top."""
-    static = _json_object(config.environ, f"{META_JSON}LABELS", lambda _: None)
-    merged = {**static, **{k: v for k, v in config.node.labels.items() if k != "pod-template-hash"}}
+    """(LABELS, STATIC_LABELS): the second from ISTIO_METAJSON_LABELS and the cloud, the first adds those of a pod."""
+    given = _json_object(config.environ, f"{META_JSON}LABELS", lambda _: None)
+    static = {**given, **config.platform.labels}
+    merged = {
+        **(static if config.node.has_podinfo else given),
+        **{k: v for k, v in config.node.labels.items() if k != "pod-template-hash"},
+    }
     if locality := _locality_label(merged):
         merged[LOCALITY_OLD] = locality
     return merged, static

@@ -18,7 +18,9 @@ Ask = Callable[[str, str, Mapping[str, str], float], tuple[int, str]]
 DMI = "/sys/class/dmi/id/"
 AZURE_CHASSIS = "7783-7084-3265-9085-8269-3286-77"  # the same on every machine of that cloud, and on no other
 LINK_LOCAL, LINK_LOCAL_V6 = "http://169.254.169.254", "http://[fd00:ec2::254]"
-TOTAL, FIRST, AWS_CALL = 5.0, 0.5, 0.1  # seconds
+COMPUTE = "https://compute.googleapis.com/compute/v1"  # knows an instance's labels, which its metadata server does not
+COMPUTE_SCOPE = "https://www.googleapis.com/auth/compute.readonly"
+TOTAL, FIRST, AWS_CALL, COMPUTE_CALL = 5.0, 0.5, 0.1, 2.0  # seconds
 AZURE_VERSION = "2019-08-15"
 
 NOWHERE = Platform()
@@ -78,7 +80,7 @@ class _Server:
     """One metadata server: the first question must be answered soon, all of them within `TOTAL` seconds."""
 
     def __init__(self, base: str, ask: Ask) -> None:
-        self.base, self._ask = base, ask
+        self.base, self.ask = base, ask
         self._deadline = time.monotonic() + TOTAL
         self._answered = False
 
@@ -86,12 +88,15 @@ class _Server:
         self, path: str, headers: Mapping[str, str], limit: float = TOTAL, method: str = "GET", good: int = 200
     ) -> str:
         """The body of an answer with the status `good`, "" if there is none."""
-        left = min(self._deadline - time.monotonic(), limit if self._answered else min(limit, FIRST))
+        left = min(self.left(), limit if self._answered else min(limit, FIRST))
         if left <= 0:
             return ""
-        status, body = self._ask(method, self.base + path, headers, left)
+        status, body = self.ask(method, self.base + path, headers, left)
         self._answered = self._answered or status > 0
         return body if status == good else ""
+
+    def left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
 
 
 # -------------------------------------------------------------------------------------------------- Google Cloud
@@ -124,19 +129,34 @@ def _static_gcp(env: Environment) -> Platform | None:
 def _gcp(server: _Server, env: Environment) -> Platform:
     found: dict[str, str] = {}
     for name, path in _GCP_PATHS.items():
-        answer = server.get(f"/computeMetadata/v1/{path}", {"Metadata-Flavor": "Google"}).strip()
-        if answer:
+        if answer := _gcp_answer(server, path):
             found[name] = answer
         elif name == "gcp_project":
             return NOWHERE
-    if "gcp_location" not in found:
-        zone = server.get("/computeMetadata/v1/instance/zone", {"Metadata-Flavor": "Google"}).strip()
-        if zone := zone.rpartition("/")[2]:
-            found["gcp_location"] = zone
-    return _gcp_platform(found, env)
+    if "gcp_location" not in found and (zone := _gcp_answer(server, "instance/zone").rpartition("/")[2]):
+        found["gcp_location"] = zone
+    in_kubernetes = env.optional("KUBERNETES_SERVICE_HOST") is not None or "gcp_gke_cluster_name" in found
+    return _gcp_platform(found, env, {} if in_kubernetes else _gce_labels(server, found))
 
 
-def _gcp_platform(found: dict[str, str], env: Environment) -> Platform:
+def _gcp_answer(server: _Server, path: str) -> str:
+    return server.get(f"/computeMetadata/v1/{path}", {"Metadata-Flavor": "Google"}).strip()
+
+
+def _gce_labels(server: _Server, found: Mapping[str, str]) -> dict[str, str]:
+    """The instance's labels; {} if its service account may not read them (compute.instances.get)."""
+    project, zone, instance = (found.get(f"gcp_{n}", "") for n in ("project", "location", "gce_instance"))
+    account = "instance/service-accounts/default/token?scopes="
+    token = _json(_gcp_answer(server, account + COMPUTE_SCOPE)).get("access_token")
+    if not (instance and zone and isinstance(token, str) and token.isascii() and token.isprintable()):
+        return {}
+    url = f"{COMPUTE}/projects/{project}/zones/{zone}/instances/{instance}"
+    status, body = server.ask("GET", url, {"Authorization": f"Bearer {token}"}, min(COMPUTE_CALL, server.left()))
+    labels = _json(body).get("labels") if status == 200 else None
+    return {k: v for k, v in labels.items() if isinstance(v, str)} if isinstance(labels, dict) else {}
+
+
+def _gcp_platform(found: dict[str, str], env: Environment, labels: Mapping[str, str] | None = None) -> Platform:
     for name in ("GCP_QUOTA_PROJECT", "GCP_ZONE"):
         if value := env.text(name):
             found[name.lower()] = value
@@ -148,7 +168,7 @@ def _gcp_platform(found: dict[str, str], env: Environment) -> Platform:
     region, dash, letter = zone.rpartition("-")
     if not (dash and len(letter) == 1):  # a regional cluster's location is a region
         region, zone = zone, ""
-    return Platform("gcp", found, (region, zone))
+    return Platform("gcp", found, (region, zone), labels or {})
 
 
 # ------------------------------------------------------------------------------------------------------- AWS, Azure

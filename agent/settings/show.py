@@ -71,6 +71,7 @@ def _node(config: AgentConfig) -> Iterator[Setting]:
     yield Setting("node", "identity", node.spiffe_id if config.identity else None, "computed")
     yield Setting("node", "ips", list(node.ips), "INSTANCE_IP and the machine's interfaces")
     yield Setting("node", "labels", dict(node.labels), "file ./etc/istio/pod/labels")
+    yield Setting("node", "instanceLabels", dict(platform.labels), "the cloud, outside Kubernetes")
     yield Setting("node", "platform", platform.name or None, "CLOUD_PLATFORM or the machine's firmware")
     yield Setting("node", "platformMetadata", dict(platform.metadata), "metadata server or GCP_METADATA")
 

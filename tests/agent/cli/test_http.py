@@ -132,6 +132,19 @@ def test_redirects_are_followed_for_get() -> None:
     assert b"GET /../y?z " in seen[1]
 
 
+def test_another_server_gets_none_of_the_headers_for_the_first() -> None:
+    other, seen, close_other = serve(b"HTTP/1.1 200 OK\r\n\r\n")
+    away = f"HTTP/1.1 302 Found\r\nLocation: http://{other.authority}/\r\nContent-Length: 0\r\n\r\n"
+    here = b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n"
+    url, asked, close = serve(here, away.encode())
+    try:
+        assert fetch("GET", url, b"", 10, {"Authorization": "Bearer t"})[0] == 200
+    finally:
+        close()
+        close_other()
+    assert [b"Bearer t" in request for request in (*asked, *seen)] == [True, True, False]
+
+
 def test_endless_redirects_end() -> None:
     with pytest.raises(HttpError, match="10 redirects"):
         ask(*[b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n"] * 10)

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.config import Platform
 from agent.envoy.metadata import build, cluster, locality
 from agent.errors import ConfigError
+from agent.record import replace
 from tests.fakes.configs import make
 
 
@@ -92,6 +94,16 @@ def test_labels() -> None:
     }
     assert found["STATIC_LABELS"] == {"app": "vm", "team": "x"}
     assert (found["app"], found["team"], found["ANNOTATIONS"]) == ("vm", "x", {"k": "v"})
+
+
+def test_labels_of_the_instance_are_static_and_below_those_of_a_pod() -> None:
+    platform = Platform("gcp", labels={"app": "vm", "zone": "z"})
+    env = {"ISTIO_METAJSON_LABELS": '{"app":"x","team":"t"}'}
+    on_vm = build(replace(make(env=env), platform=platform), print)
+    assert on_vm["STATIC_LABELS"] == {"app": "vm", "team": "t", "zone": "z"}
+    assert on_vm["LABELS"] == {"app": "x", "team": "t"}
+    in_pod = build(replace(make(env=env, labels={"team": "pod"}), platform=platform), print)
+    assert in_pod["LABELS"] == {"app": "vm", "team": "pod", "zone": "z"}
 
 
 def test_json_metadata() -> None:

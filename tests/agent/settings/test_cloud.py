@@ -28,13 +28,16 @@ class Server:
         self.answers: dict[tuple[str, str], tuple[int, str]] = {}
         self.headers: dict[str, str] = {}
         self.asked: list[str] = []
+        self.tokens: list[str] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
                 outer.asked.append(f"{self.command} {self.path}")
+                outer.tokens.append(self.headers.get("Authorization", ""))
                 status, body = outer.answers.get((self.command, self.path), (404, "<html>"))
-                if any(self.headers.get(k) != v for k, v in outer.headers.items()) and self.command == "GET":
+                wanted = {} if self.path.startswith("/compute/") else outer.headers
+                if any(self.headers.get(k) != v for k, v in wanted.items()) and self.command == "GET":
                     status, body = 403, "missing header"
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -53,7 +56,8 @@ class Server:
 
     def ask(self, method: str, url: str, headers: Mapping[str, str], seconds: float) -> tuple[int, str]:
         """The production client, redirected here; generous, since the machine may be busy."""
-        return cloud.ask_http(method, url.replace("169.254.169.254", self.base), headers, 5.0)
+        url = url.replace("http://169.254.169.254", f"http://{self.base}")
+        return cloud.ask_http(method, url.replace("https://compute.googleapis.com", f"http://{self.base}"), headers, 5)
 
     def close(self) -> None:
         self.http.shutdown()
@@ -140,6 +144,53 @@ def test_google_outside_a_cluster(server: Server) -> None:
     found = detect(server, GOOGLE)
     assert found.metadata["gcp_location"] == ZONE
     assert "gcp_gke_cluster_url" not in found.metadata
+
+
+TOKEN = "/computeMetadata/v1/instance/service-accounts/default/token"
+TOKEN += "?scopes=https://www.googleapis.com/auth/compute.readonly"
+INSTANCE = f"/compute/v1/projects/p/zones/{ZONE}/instances/vm"
+
+
+def test_google_labels_of_an_instance(server: Server) -> None:
+    google(server)
+    server.answers["GET", TOKEN] = (200, json.dumps({"access_token": "secret", "expires_in": 3599}))
+    server.answers["GET", INSTANCE] = (200, json.dumps({"id": "7", "labels": {"team": "a", "tier": "web", "n": 1}}))
+    assert detect(server, GOOGLE).labels == {"team": "a", "tier": "web"}
+    assert server.tokens.count("Bearer secret") == 1  # nobody else gets it
+    assert server.asked[server.tokens.index("Bearer secret")] == f"GET {INSTANCE}"
+
+
+@pytest.mark.parametrize(
+    ("token", "instance"),
+    [
+        ((404, "no service account"), (200, '{"labels": {"a": "b"}}')),
+        ((200, "not JSON"), (200, '{"labels": {"a": "b"}}')),
+        ((200, '{"access_token": "x\\r\\ny"}'), (200, '{"labels": {"a": "b"}}')),
+        ((200, '{"access_token": "t"}'), (403, '{"error": {"code": 403}, "labels": {"a": "b"}}')),
+        ((200, '{"access_token": "t"}'), (200, "[]")),
+        ((200, '{"access_token": "t"}'), (200, '{"labels": ["a"]}')),
+        ((200, '{"access_token": "t"}'), (200, "{}")),
+    ],
+)
+def test_google_labels_that_may_not_be_read(server: Server, token: tuple[int, str], instance: tuple[int, str]) -> None:
+    google(server)
+    server.answers.update({("GET", TOKEN): token, ("GET", INSTANCE): instance})
+    found = detect(server, GOOGLE)
+    assert (found.labels, found.metadata["gcp_gce_instance"]) == ({}, "vm")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "environ"),
+    [({}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}), ({}, {"KUBERNETES_SERVICE_HOST": ""}), ({"cluster_name": "c"}, {})],
+)
+def test_google_labels_are_not_asked_for_in_kubernetes(
+    server: Server, attributes: Mapping[str, str], environ: Mapping[str, str]
+) -> None:
+    google(server, **attributes)
+    server.answers["GET", TOKEN] = (200, '{"access_token": "t"}')
+    server.answers["GET", INSTANCE] = (200, '{"labels": {"a": "b"}}')
+    assert detect(server, GOOGLE, **environ).labels == {}
+    assert not {f"GET {TOKEN}", f"GET {INSTANCE}"} & set(server.asked)
 
 
 def test_google_in_a_regional_cluster(server: Server) -> None:
