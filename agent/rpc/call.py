@@ -46,7 +46,7 @@ class Call:
         Raises what `read` would if the call has ended.
         """
         stream = self._stream
-        if stream.local_closed or stream.closing is not None:
+        if stream.local_closed or stream.closing is not None or stream.end is not None:
             raise self._failure()
         self._connection.send(stream, message)
         self._transport.flush()
@@ -56,7 +56,7 @@ class Call:
                 await self._writer
             finally:
                 self._writer = None
-            if stream.local_closed:
+            if stream.end is not None:
                 raise self._failure()
 
     def _over(self) -> None:
@@ -70,7 +70,7 @@ class Call:
         reader, writer = self._reader, self._writer
         if reader is not None and not reader.done() and (stream.inbox.messages or stream.remote_closed or stream.end):
             reader.set_result(None)
-        if writer is not None and not writer.done() and (not stream.out_size or stream.local_closed):
+        if writer is not None and not writer.done() and (not stream.out_size or stream.end):
             writer.set_result(None)
 
 

@@ -1,8 +1,10 @@
 """Calling a gRPC server: one connection, made for the occasion, and calls on it."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterable
+from contextlib import suppress
 
 from agent.rpc.call import ClientCall
 from agent.rpc.connection import Connection
@@ -74,7 +76,8 @@ class Link:
 
 
 async def _exchange(call: ClientCall, message: bytes) -> bytes:
-    await call.write(message)
+    with suppress(RpcError):  # the server has answered already: `read` tells how
+        await call.write(message)
     call.finish()
     answer = await call.read()
     if answer is None or await call.read() is not None:
@@ -96,5 +99,18 @@ async def connect(
 ) -> Link:
     """Dial a server, over TLS if there is a `context`. Raises DialError; how long it may take is the caller's."""
     sock = await dial(host, port, context, server_name, source)
+    return attach(sock, authority, user_agent, context is not None, limits=limits, keepalive=keepalive)
+
+
+def attach(
+    sock: socket.socket,
+    authority: str,
+    user_agent: str,
+    secure: bool = False,
+    *,
+    limits: Limits | None = None,
+    keepalive: tuple[float, float] = (0.0, 0.0),
+) -> Link:
+    """Speak on a connected non-blocking socket, which belongs to the link from now on."""
     transport = Transport(sock, Connection(True, limits or Limits()), keepalive)
-    return Link(transport, authority, context is not None, user_agent)
+    return Link(transport, authority, secure, user_agent)

@@ -4,20 +4,16 @@ What a peer may cost is bounded everywhere: frames by the size we announce, head
 nobody takes by the stream's window. Peers that break the protocol lose the connection, with the reason in `broken`.
 """
 
-from collections.abc import Callable, Iterable
-
-from hpack import Decoder, HPACKError
+from collections.abc import Callable
 
 from agent.rpc import frames
+from agent.rpc.blocks import Blocks
 from agent.rpc.frames import (
     ACK,
-    COMPRESSION_ERROR,
     DATA,
-    END_HEADERS,
     END_STREAM,
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
-    HAS_PRIORITY,
     HEAD,
     HEAD_SIZE,
     HEADERS,
@@ -26,19 +22,15 @@ from agent.rpc.frames import (
     NO_ERROR,
     PADDED,
     PROTOCOL_ERROR,
-)  # fmt: skip
+    Broken,
+    unpad,
+)
 from agent.rpc.inbox import BadMessage
-from agent.rpc.sending import MAX_HEADERS, QUEUE, Limits, Sending
+from agent.rpc.sending import QUEUE, Limits, Sending
 from agent.rpc.status import Code, error_name, of_reset, of_trailers
 from agent.rpc.stream import Headers, Stream
 
-
-class _Broken(Exception):
-    """The peer broke the protocol: the connection ends with this HTTP/2 error."""
-
-    def __init__(self, error: int, text: str) -> None:
-        super().__init__(text)
-        self.error = error
+MAX_HASTY = 1000  # calls that may be begun and reset within what one read gives
 
 
 class Connection(Sending):
@@ -50,12 +42,12 @@ class Connection(Sending):
     def __init__(self, client: bool, limits: Limits) -> None:
         super().__init__(client, limits)
         self.opened: Callable[[Stream], None] | None = None
-        self._decoder = Decoder(max_header_list_size=MAX_HEADERS)
-        self._decoder.max_allowed_table_size = 4096
+        self._blocks = Blocks()
         self._rest = b""
         self._preface = b"" if client else frames.PREFACE
-        self._block: tuple[int, int, list[bytes], int] | None = None  # stream, flags, parts, size of headers under way
         self._recv_window = MAX_WINDOW
+        self._before = 0  # the highest stream before the bytes that are being taken
+        self._hasty = 0  # calls that these bytes began and reset
         self.heard = False  # the peer's settings have come: it speaks HTTP/2
         self.pongs = 0  # answers to our pings
         self.goaway = ""  # why the peer will close, if it said so
@@ -64,9 +56,10 @@ class Connection(Sending):
         """Take what the transport read. After a breach `broken` is set, and `out` ends with a GOAWAY that says why."""
         if self.broken:
             return
+        self._before, self._hasty = self._highest, 0
         try:
             self._take(data)
-        except _Broken as e:
+        except Broken as e:
             self._put(frames.goaway(self._highest, e.error, str(e)))
             text = f"the peer broke HTTP/2 ({error_name(e.error)}: {e})"
             farewell = self.out.copy()
@@ -81,7 +74,7 @@ class Connection(Sending):
         if self._preface:
             size = len(self._preface)
             if not (data.startswith(self._preface) if len(data) >= size else self._preface.startswith(data)):
-                raise _Broken(PROTOCOL_ERROR, "the connection does not begin with HTTP/2's preface")
+                raise Broken(PROTOCOL_ERROR, "the connection does not begin with HTTP/2's preface")
             if len(data) < size:
                 self._rest = data
                 return
@@ -89,28 +82,28 @@ class Connection(Sending):
         else:
             position = 0
         end = len(data)
-        unpack, streams = HEAD.unpack_from, self.streams
+        unpack, streams, blocks = HEAD.unpack_from, self.streams, self._blocks
         while end - position >= HEAD_SIZE:
             high, low, kind, flags, number = unpack(data, position)
             size = high << 8 | low
             if size > MAX_FRAME:
-                raise _Broken(FRAME_SIZE_ERROR, f"a frame of {size} bytes")
+                raise Broken(FRAME_SIZE_ERROR, f"a frame of {size} bytes")
             start = position + HEAD_SIZE
             stop = start + size
             if stop > end:
                 break
             position = stop
-            if kind == DATA and not flags and self._block is None and number in streams:
+            if kind == DATA and not flags and not blocks.within and number in streams:
                 self._payload(streams[number], data, start, stop, size)
             else:
                 self._frame(kind, flags, number & MAX_WINDOW, data[start:stop])
         self._rest = data[position:]
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        if self._block is not None and kind != frames.CONTINUATION:
-            raise _Broken(PROTOCOL_ERROR, "a frame between HEADERS and CONTINUATION")
+        if self._blocks.within and kind != frames.CONTINUATION:
+            raise Broken(PROTOCOL_ERROR, "a frame between HEADERS and CONTINUATION")
         if not self.heard and kind != frames.SETTINGS:
-            raise _Broken(PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            raise Broken(PROTOCOL_ERROR, "the first frame is not SETTINGS")
         handle = _HANDLERS.get(kind)
         if handle is not None:
             handle(self, flags, number, payload)
@@ -118,7 +111,7 @@ class Connection(Sending):
     def _data(self, flags: int, number: int, payload: bytes) -> None:
         stream = self.streams.get(number)
         size = len(payload)
-        body = _unpad(payload) if flags & PADDED else payload
+        body = unpad(payload) if flags & PADDED else payload
         if stream is None:
             self._idle(number)
             self._recv_window -= size
@@ -133,10 +126,12 @@ class Connection(Sending):
         self._recv_window -= size
         stream.recv_window -= size
         if stream.recv_window < 0 or self._recv_window < 0:
-            raise _Broken(FLOW_CONTROL_ERROR, "more data than the window allows")
+            raise Broken(FLOW_CONTROL_ERROR, "more data than the window allows")
         self._credit()
         if stream.end is not None:
             return  # refused: the status is on its way
+        if not self.heard:
+            raise Broken(PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if stream.remote_closed or (self._client and stream.headers is None):
             self.reset(stream, frames.STREAM_CLOSED, Code.INTERNAL, "data before the headers or after the end")
             return
@@ -168,39 +163,17 @@ class Connection(Sending):
     def _idle(self, number: int) -> None:
         """Frames for a stream that has ended are late; for one that was never opened they are wrong."""
         if number % 2 == 0 or number > (self._next_id - 2 if self._client else self._highest):
-            raise _Broken(PROTOCOL_ERROR, f"a frame for stream {number}, which was never opened")
+            raise Broken(PROTOCOL_ERROR, f"a frame for stream {number}, which was never opened")
 
     def _headers(self, flags: int, number: int, payload: bytes) -> None:
-        if flags & PADDED:
-            payload = _unpad(payload)
-        if flags & HAS_PRIORITY:
-            if len(payload) < 5:
-                raise _Broken(FRAME_SIZE_ERROR, "HEADERS without the priority that they announce")
-            payload = payload[5:]
-        if flags & END_HEADERS:
-            self._decoded(number, flags, payload)
-        else:
-            self._block = number, flags, [payload], len(payload)
+        if (headers := self._blocks.begin(flags, number, payload)) is not None:
+            self._block(number, flags, headers)
 
     def _continuation(self, flags: int, number: int, payload: bytes) -> None:
-        if self._block is None or self._block[0] != number:
-            raise _Broken(PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        _, first, parts, size = self._block
-        parts.append(payload)
-        size += len(payload)
-        if size > MAX_HEADERS or len(parts) > 64:
-            raise _Broken(frames.ENHANCE_YOUR_CALM, "headers without end")
-        self._block = number, first, parts, size
-        if flags & END_HEADERS:
-            self._block = None
-            self._decoded(number, first, b"".join(parts))
+        if (block := self._blocks.more(flags, number, payload)) is not None:
+            self._block(number, *block)
 
-    def _decoded(self, number: int, flags: int, block: bytes) -> None:
-        try:
-            pairs = self._decoder.decode(block, raw=True)
-        except HPACKError as e:
-            raise _Broken(COMPRESSION_ERROR, f"headers that cannot be decoded: {type(e).__name__}") from e
-        headers = _merged(pairs)
+    def _block(self, number: int, flags: int, headers: Headers) -> None:
         stream = self.streams.get(number)
         if self._client:
             if stream is None:
@@ -209,7 +182,7 @@ class Connection(Sending):
                 self._answer(stream, headers, bool(flags & END_STREAM))
         elif stream is not None:
             if not flags & END_STREAM or stream.remote_closed:
-                raise _Broken(PROTOCOL_ERROR, "a second block of request headers")
+                raise Broken(PROTOCOL_ERROR, "a second block of request headers")
             self._remote_end(stream)
         else:
             self._request(number, headers, bool(flags & END_STREAM))
@@ -220,7 +193,7 @@ class Connection(Sending):
                 return  # an interim response
             stream.headers = headers
         elif not end:
-            raise _Broken(PROTOCOL_ERROR, "trailers that do not end the stream")
+            raise Broken(PROTOCOL_ERROR, "trailers that do not end the stream")
         if not end:
             kind = headers.get(b"content-type", b"")
             if headers.get(b":status") != b"200" or not kind.startswith(b"application/grpc"):
@@ -256,7 +229,7 @@ class Connection(Sending):
 
     def _request(self, number: int, headers: Headers, end: bool) -> None:
         if number % 2 == 0:
-            raise _Broken(PROTOCOL_ERROR, f"a client's stream with the number {number}")
+            raise Broken(PROTOCOL_ERROR, f"a client's stream with the number {number}")
         if number <= self._highest:
             return  # trailers of a call that has ended here already
         self._highest = number
@@ -272,43 +245,57 @@ class Connection(Sending):
 
     def _rst_stream(self, _flags: int, number: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise _Broken(FRAME_SIZE_ERROR, "RST_STREAM of a wrong size")
+            raise Broken(FRAME_SIZE_ERROR, "RST_STREAM of a wrong size")
         stream = self.streams.pop(number, None)
         if stream is None:
             self._idle(number)
-        else:
-            self._finish(stream, *of_reset(frames.u32(payload)))
+            return
+        self._finish(stream, *of_reset(frames.u32(payload)))
+        if number > self._before and not self._client:
+            # Each costs a task that has not even begun: the limit of streams does not hold for these.
+            self._hasty += 1
+            if self._hasty > MAX_HASTY:
+                raise Broken(frames.ENHANCE_YOUR_CALM, "too many calls that were reset at once")
+
+    def _priority(self, _flags: int, number: int, payload: bytes) -> None:
+        if not number or len(payload) != 5:
+            raise Broken(FRAME_SIZE_ERROR if number else PROTOCOL_ERROR, "PRIORITY of a wrong size or for no stream")
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
         if number or len(payload) % 6 or (flags & ACK and payload):
-            raise _Broken(FRAME_SIZE_ERROR, "SETTINGS of a wrong size or for a stream")
+            raise Broken(PROTOCOL_ERROR if number else FRAME_SIZE_ERROR, "SETTINGS of a wrong size or for a stream")
         if flags & ACK:
             if not self.heard:
-                raise _Broken(PROTOCOL_ERROR, "the first frame is not SETTINGS")
+                raise Broken(PROTOCOL_ERROR, "the first frame is not SETTINGS")
             return
         self.heard = True
-        for name, value in frames.read_settings(payload):
+        # Of several values for one setting the last counts, and only that one may cost a look at every stream.
+        for name, value in dict(frames.read_settings(payload)).items():
             if name == frames.S_INITIAL_WINDOW:
                 self._resize(value)
+            elif name == frames.S_MAX_STREAMS:
+                self._peer_streams = value
+            elif name == frames.S_ENABLE_PUSH and value > (0 if self._client else 1):
+                raise Broken(PROTOCOL_ERROR, f"SETTINGS that set push to {value}")
             elif name == frames.S_MAX_FRAME:
                 if not MAX_FRAME <= value < 1 << 24:
-                    raise _Broken(PROTOCOL_ERROR, f"SETTINGS with a frame size of {value}")
+                    raise Broken(PROTOCOL_ERROR, f"SETTINGS with a frame size of {value}")
                 self._peer_frame = min(value, QUEUE)
         self._put(frames.frame(frames.SETTINGS, ACK, 0))
 
     def _resize(self, value: int) -> None:
         if value > MAX_WINDOW:
-            raise _Broken(FLOW_CONTROL_ERROR, "SETTINGS with a window that is too large")
+            raise Broken(FLOW_CONTROL_ERROR, "SETTINGS with a window that is too large")
         change, self._peer_window = value - self._peer_window, value
         for stream in self.streams.values():
             if not stream.widen(change):
-                raise _Broken(FLOW_CONTROL_ERROR, "SETTINGS that make a window too large")
+                raise Broken(FLOW_CONTROL_ERROR, "SETTINGS that make a window too large")
             if stream.out_size:
                 self._park(stream)
 
     def _ping(self, flags: int, number: int, payload: bytes) -> None:
         if number or len(payload) != 8:
-            raise _Broken(FRAME_SIZE_ERROR, "PING of a wrong size or for a stream")
+            raise Broken(PROTOCOL_ERROR if number else FRAME_SIZE_ERROR, "PING of a wrong size or for a stream")
         if flags & ACK:
             self.pongs += 1
         else:
@@ -316,7 +303,7 @@ class Connection(Sending):
 
     def _goaway(self, _flags: int, number: int, payload: bytes) -> None:
         if number or len(payload) < 8:
-            raise _Broken(FRAME_SIZE_ERROR, "GOAWAY of a wrong size or for a stream")
+            raise Broken(PROTOCOL_ERROR if number else FRAME_SIZE_ERROR, "GOAWAY of a wrong size or for a stream")
         last, error = frames.u32(payload) & MAX_WINDOW, frames.u32(payload, 4)
         self._leaving = True
         text = payload[8:1008].decode("utf-8", "replace")
@@ -328,28 +315,30 @@ class Connection(Sending):
 
     def _window_update(self, _flags: int, number: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise _Broken(FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong size")
+            raise Broken(FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong size")
         increment = frames.u32(payload) & MAX_WINDOW
         if not number:
             self._send_window += increment
             if not increment or self._send_window > MAX_WINDOW:
-                raise _Broken(FLOW_CONTROL_ERROR if increment else PROTOCOL_ERROR, "WINDOW_UPDATE that makes no window")
+                raise Broken(FLOW_CONTROL_ERROR if increment else PROTOCOL_ERROR, "WINDOW_UPDATE that makes no window")
             return
         stream = self.streams.get(number)
         if stream is None:
             self._idle(number)
         elif not increment or not stream.widen(increment):
-            self.reset(stream, FLOW_CONTROL_ERROR, Code.INTERNAL, "the peer sent a wrong WINDOW_UPDATE")
+            error = FLOW_CONTROL_ERROR if increment else PROTOCOL_ERROR
+            self.reset(stream, error, Code.INTERNAL, "the peer sent a wrong WINDOW_UPDATE")
         elif stream.out_size:
             self._park(stream)
 
     def _push_promise(self, _flags: int, _number: int, _payload: bytes) -> None:
-        raise _Broken(PROTOCOL_ERROR, "PUSH_PROMISE, which was not asked for")
+        raise Broken(PROTOCOL_ERROR, "PUSH_PROMISE, which was not asked for")
 
 
 _HANDLERS: dict[int, Callable[[Connection, int, int, bytes], None]] = {
     DATA: Connection._data,
     HEADERS: Connection._headers,
+    frames.PRIORITY: Connection._priority,
     frames.RST_STREAM: Connection._rst_stream,
     frames.SETTINGS: Connection._settings,
     frames.PUSH_PROMISE: Connection._push_promise,
@@ -358,17 +347,3 @@ _HANDLERS: dict[int, Callable[[Connection, int, int, bytes], None]] = {
     frames.WINDOW_UPDATE: Connection._window_update,
     frames.CONTINUATION: Connection._continuation,
 }
-
-
-def _unpad(payload: bytes) -> bytes:
-    if not payload or payload[0] >= len(payload):
-        raise _Broken(PROTOCOL_ERROR, "a frame with more padding than bytes")
-    return payload[1 : len(payload) - payload[0]]
-
-
-def _merged(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Repeated fields joined by a comma (RFC 9110 section 5.2)."""
-    headers: dict[bytes, bytes] = {}
-    for name, value in pairs:
-        headers[name] = headers[name] + b"," + value if name in headers else value
-    return headers

@@ -47,6 +47,9 @@ async def dial(
         found = await addresses(host, port)
     except OSError as e:
         raise DialError(Why.LOOKUP, f"lookup failed: {e.strerror or e}") from e
+    if host.lower() == "localhost":
+        # It means the loopback of both families (RFC 6761 section 6.3), whatever a hosts file leaves out.
+        found += [address for address in _loopback(port) if address not in found]
     failure: DialError | None = None
     for number, address in enumerate(found, 1):
         try:
@@ -63,6 +66,10 @@ async def dial(
     if context is None:
         return sock
     return await secure(sock, context, server_name)
+
+
+def _loopback(port: int) -> list[Address]:
+    return [(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port, 0, 0))]
 
 
 async def _connect(address: Address, source: str | None) -> socket.socket:

@@ -24,6 +24,14 @@ _SETTING = Struct(">HI")
 _U32 = Struct(">I")
 
 
+class Broken(Exception):
+    """The peer broke the protocol: the connection ends with this HTTP/2 error."""
+
+    def __init__(self, error: int, text: str) -> None:
+        super().__init__(text)
+        self.error = error
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     size = len(payload)
     return HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
@@ -53,6 +61,13 @@ def goaway(last: int, error: int, text: str = "") -> bytes:
 def u32(payload: bytes, offset: int = 0) -> int:
     value: int = _U32.unpack_from(payload, offset)[0]
     return value
+
+
+def unpad(payload: bytes) -> bytes:
+    """What a padded frame carries. Raises Broken."""
+    if not payload or payload[0] >= len(payload):
+        raise Broken(PROTOCOL_ERROR, "a frame with more padding than bytes")
+    return payload[1 : len(payload) - payload[0]]
 
 
 def header_frames(stream: int, block: bytes, end_stream: bool, limit: int) -> bytes:

@@ -4,13 +4,13 @@ from collections import deque
 from dataclasses import dataclass
 
 from agent.rpc import frames
+from agent.rpc.blocks import MAX_HEADERS
 from agent.rpc.frames import DATA, HEAD, HEAD_SIZE, MAX_FRAME, MAX_WINDOW, NO_ERROR
 from agent.rpc.inbox import PREFIX, PREFIX_SIZE
 from agent.rpc.status import Code
 from agent.rpc.stream import Buffer, Stream
 
 QUEUE = 256 << 10  # bytes of DATA that are framed ahead of the socket
-MAX_HEADERS = 64 << 10  # bytes of a header block, compressed or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Sending:
         self._send_window = frames.DEFAULT_WINDOW
         self._peer_window = frames.DEFAULT_WINDOW  # initial window of new streams
         self._peer_frame = MAX_FRAME
+        self._peer_streams = MAX_WINDOW  # calls that the peer allows at a time
         self._leaving = False  # no new calls
         self.streams: dict[int, Stream] = {}
         self.out: deque[Buffer] = deque()
@@ -47,7 +48,8 @@ class Sending:
 
     def open(self, block: bytes) -> Stream | None:
         """Start a call with these request headers (a header block); None if the connection takes no more calls."""
-        if self.broken or self._leaving or self._next_id > MAX_WINDOW:
+        full = len(self.streams) >= self._peer_streams or self._next_id > MAX_WINDOW
+        if self.broken or self._leaving or full:
             return None
         stream = Stream(self._next_id, self._limits.window, self._peer_window, self._limits.message)
         self._next_id += 2

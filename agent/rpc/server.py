@@ -1,7 +1,6 @@
 """Serving gRPC on a unix socket: one task for each call, everything else is callbacks."""
 
 import asyncio
-import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,8 +20,8 @@ log = logs.scope("default")
 
 BACKLOG = 4096
 AT_ONCE = 64  # connections that are accepted before others have their turn
-NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 BREATH = 0.5  # seconds without accepting while the process has no file descriptor left
+MAX_TEXT = 1000  # bytes of a status message before it is encoded, which may treble it; many clients take 8 KiB
 
 Handler = Callable[[ServerCall], Awaitable[None]]
 
@@ -74,20 +73,29 @@ class Server:
         try:
             async with asyncio.TaskGroup() as self._group:
                 loop.add_reader(listener, self._accept, listener)
-                await loop.create_future()
+                try:
+                    await loop.create_future()
+                finally:
+                    self._leave()  # the group takes no more tasks
         finally:
             self.close()
 
     def close(self) -> None:
         """Stop listening and end every connection."""
+        self._leave()
+        for transport in list(self._transports):
+            transport.close("the server ends")
+
+    def _leave(self) -> None:
+        """Take no more connections, nor calls on those that there are."""
         listener, self._listener = self._listener, None
         if listener is not None:
             with suppress(RuntimeError):  # no loop runs: nothing was added to it
                 asyncio.get_running_loop().remove_reader(listener)
             listener.close()
         for transport in list(self._transports):
-            transport.connection.leave()
-            transport.close("the server ends")
+            transport.connection.leave("the server ends")
+            transport.flush()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(AT_ONCE):
@@ -95,9 +103,7 @@ class Server:
                 sock, _ = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError as e:
-                if e.errno not in NO_FILES:
-                    raise
+            except OSError as e:  # most likely no file descriptor is left
                 log.warning("no connection can be accepted: %s", e.strerror)
                 loop = asyncio.get_running_loop()
                 loop.remove_reader(listener)
@@ -144,19 +150,20 @@ class _Served(ServerCall):
             self.status(Code.INTERNAL, str(e))
             return
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as deadline:
                 await handler(self)
         except Gone as e:
             log.debug("the client of %s has left: %s", self.method, e.message)
         except RpcError as e:
             self.status(e.code, e.message)
-        except TimeoutError:
-            self.status(Code.DEADLINE_EXCEEDED, "the deadline of the call is over")
         except asyncio.CancelledError:
             if not self.gone:
                 self.status(Code.UNAVAILABLE, "the server ends")
                 raise
         except Exception as e:
+            if isinstance(e, TimeoutError) and deadline.expired():
+                self.status(Code.DEADLINE_EXCEEDED, "the deadline of the call is over")
+                return
             log.error("a call of %s failed: %s: %s", self.method, type(e).__name__, e, exc_info=e)
             self.status(Code.INTERNAL, "the call failed in the agent")
         else:
@@ -166,7 +173,7 @@ class _Served(ServerCall):
         """End the call."""
         pairs = [(b"grpc-status", b"%d" % code)]
         if message:
-            pairs.append((b"grpc-message", encode_message(message[:2000])))
+            pairs.append((b"grpc-message", encode_message(message, MAX_TEXT)))
         self.end(encode_headers(pairs))
 
     def refuse(self) -> None:

@@ -104,9 +104,12 @@ def of_trailers(headers: Mapping[bytes, bytes], trailers: Mapping[bytes, bytes])
     return code, decode_message(trailers.get(b"grpc-message", b""))
 
 
-def encode_message(text: str) -> bytes:
-    """`grpc-message`: UTF-8, percent-encoded."""
-    return quote_from_bytes(text.encode("utf-8", "replace"), safe=_PLAIN).encode()
+def encode_message(text: str, limit: int = 1 << 20) -> bytes:
+    """`grpc-message`: UTF-8, no more than `limit` bytes of it, percent-encoded. HTTP/2 allows no blanks around it."""
+    raw = text.strip().encode("utf-8", "replace")
+    if len(raw) > limit:
+        raw = raw[:limit].decode("utf-8", "ignore").rstrip().encode()
+    return quote_from_bytes(raw, safe=_PLAIN).encode()
 
 
 def decode_message(raw: bytes) -> str:

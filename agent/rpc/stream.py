@@ -28,7 +28,8 @@ class Stream:
         self.local_closed = False  # nothing more will go
         self.end: tuple[Code, str] | None = None  # the status, once nothing can change it any more
         self.window = window
-        self.recv_window = window  # bytes that the peer may send still
+        # Bytes that the peer may send still: before it has seen our settings, as many as HTTP/2 begins with.
+        self.recv_window = max(window, DEFAULT_WINDOW)
         self.debt = 0  # bytes that it has sent and must be allowed to send again
         self.send_window = send_window
         self.out: deque[Buffer] = deque()

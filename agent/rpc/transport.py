@@ -5,16 +5,17 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 
 from agent.rpc.connection import Connection
 from agent.rpc.sending import QUEUE
 from agent.rpc.stream import Buffer
 
-READ, READ_TLS = 256 << 10, 16 << 10  # bytes of one read; a TLS record has no more
+RECORD = 16 << 10  # bytes of the largest TLS record
+READ, READ_TLS = 256 << 10, RECORD  # bytes of one read
 TURN = 1 << 20  # bytes that one connection may read before others have their turn
 VECTORS = 512  # buffers of one write; the kernel takes 1024
-RECORD = 64 << 10  # bytes that are joined for one write into TLS
 LINGER = 1.0  # seconds that a closing connection may take to send what it has
 
 
@@ -39,14 +40,14 @@ class Transport:
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Handle | None = None
         self._reading = self._writing = False
-        self._reads = 0  # how often something came
+        self._last = self._loop.time()  # when something came
         self._ending = False  # close once everything is written
         self._size = READ_TLS if self._tls else READ
         self._fd = sock.fileno()
         self._read_on()
         self.flush()
         if self._interval:
-            self._timer = self._loop.call_later(self._interval, self._check, 0)
+            self._timer = self._loop.call_later(self._interval, self._check)
 
     @property
     def open(self) -> bool:
@@ -97,27 +98,25 @@ class Transport:
         if self._fd < 0:
             return
         connection, taken = self.connection, 0
-        self._reads += 1
         try:
             while taken < TURN:
                 data = self._sock.recv(self._size)
                 if not data:
                     self._drop(connection.goaway or "the connection was closed")
                     return
+                self._last = self._loop.time()
                 if not self._ending:
                     connection.receive(data)
                 taken += len(data)
-                if connection.broken or (not self._tls and len(data) < READ):
+                # A TLS record is read whole or not at all: nothing waits inside OpenSSL, where no selector sees it.
+                if connection.broken or connection.queued > 2 * QUEUE or (not self._tls and len(data) < READ):
                     break
-            else:
-                if self._tls:  # records may wait inside OpenSSL, where no selector sees them
-                    self._loop.call_soon(self._readable)
         except (ssl.SSLWantReadError, BlockingIOError, InterruptedError):
             pass  # all that there was
         except ssl.SSLWantWriteError:
-            self._write_on()
+            self._write_on()  # a handshake message has to go first; `_writable` reads on
         except OSError as e:
-            self._drop(reason(e))
+            self._drop(connection.goaway or reason(e))
             return
         if connection.broken and not self._ending:
             self.close(connection.broken[1])
@@ -141,6 +140,13 @@ class Transport:
     def _writable(self) -> None:
         if self._fd >= 0:
             self._write()
+        if self._tls:
+            self._readable()
+
+    def _write_off(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
 
     def _write(self) -> None:
         connection = self.connection
@@ -160,14 +166,13 @@ class Transport:
             self._write_on()
             return
         except ssl.SSLWantReadError:
-            return  # a handshake message has to come first; the next flush goes on
+            self._write_off()  # a handshake message has to come first; the flush after it goes on
+            return
         except OSError as e:
             # What the peer said last may still be there to read, and is the better reason.
             self._hear_out(e)
             return
-        if self._writing:
-            self._writing = False
-            self._loop.remove_writer(self._fd)
+        self._write_off()
         if self._ending:
             self._drop("")
         else:
@@ -175,27 +180,28 @@ class Transport:
 
     def _hear_out(self, error: OSError) -> None:
         text = reason(error)
-        try:
-            while not self._ending and not self.connection.broken and (data := self._sock.recv(self._size)):
+        with suppress(OSError):
+            for _ in range(TURN // self._size):  # it may go on sending although it takes nothing
+                if self._ending or self.connection.broken or not (data := self._sock.recv(self._size)):
+                    break
                 self.connection.receive(data)
-        except OSError:
-            text = self.connection.goaway or text
-        self._drop(text)
+        self._drop(self.connection.goaway or text)
 
-    def _check(self, seen: int) -> None:
-        """Ping if nothing came since the last look."""
-        if self._reads == seen and self.connection.streams:
-            self.connection.ping()
-            self.flush()
-            self._timer = self._loop.call_later(self._patience, self._expect, seen)
-        else:
-            self._timer = self._loop.call_later(self._interval, self._check, self._reads)
+    def _check(self) -> None:
+        """Ping if nothing came for the interval."""
+        rest = self._last + self._interval - self._loop.time()
+        if rest > 0 or not self.connection.streams:
+            self._timer = self._loop.call_later(rest if rest > 0 else self._interval, self._check)
+            return
+        self.connection.ping()
+        self.flush()
+        self._timer = self._loop.call_later(self._patience, self._expect, self._last)
 
-    def _expect(self, seen: int) -> None:
-        if self._reads == seen:
+    def _expect(self, last: float) -> None:
+        if self._last == last:
             self._drop("keepalive ping failed to receive ACK within timeout")
         else:
-            self._timer = self._loop.call_later(self._interval, self._check, self._reads)
+            self._check()
 
 
 def reason(error: OSError) -> str:
@@ -208,14 +214,15 @@ def reason(error: OSError) -> str:
 
 
 def _joined(out: deque[Buffer]) -> Buffer:
-    """About one TLS write: records are made of what one call gets."""
+    """What fits into one TLS record: OpenSSL takes no more at a time."""
     parts: list[Buffer] = []
-    size = 0
+    room = RECORD
     for piece in out:
-        parts.append(piece)
-        size += len(piece)
-        if size >= RECORD:
+        if len(piece) >= room:
+            parts.append(memoryview(piece)[:room])
             break
+        parts.append(piece)
+        room -= len(piece)
     return b"".join(parts) if len(parts) > 1 else parts[0]
 
 
