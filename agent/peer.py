@@ -13,14 +13,34 @@ import re
 import ssl
 import time
 
-import grpc
-import grpc.aio
-
 from agent import logs, pem
 from agent.config import PeerConfig
 from agent.errors import AttemptError
+from agent.rpc.client import Link, connect
+from agent.rpc.dial import DialError, Why
+from agent.rpc.sending import Limits
+from agent.rpc.status import RpcError
+from agent.settings.proxyconfig import split_address
+from agent.version import VERSION
 
 log = logs.scope("citadelclient")
+
+USER_AGENT = f"remora-agent/{VERSION}"
+# What a call has anyway, and what HTTP/2 forbids (RFC 9113 section 8.2.2).
+RESERVED = frozenset(
+    {
+        "content-type",
+        "te",
+        "user-agent",
+        "host",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+LIMITS = Limits(window=1 << 20)
 
 # Where distributions keep the roots of the operating system; the first that exists is used.
 OS_BUNDLES = (
@@ -35,40 +55,55 @@ OS_BUNDLES = (
 )
 
 
-async def open_channel(
-    peer: PeerConfig, address: str, client_pair: tuple[bytes, bytes] | None = None
-) -> grpc.aio.Channel:
-    """A new, unshared channel to `address` (host:port); connecting starts with the first call.
+async def open_link(peer: PeerConfig, address: str, client_pair: tuple[bytes, bytes] | None = None) -> Link:
+    """A new, unshared connection to `address` (host:port). How long it may take is the caller's to bound.
 
     `client_pair` (key PEM, chain PEM) is shown to the server instead of the configured client certificate.
-    Raises AttemptError(`root_file` | `client_certificate`) with one sentence.
+    Raises AttemptError(`root_file` | `client_certificate`) with one sentence before anything is dialled, and DialError.
     """
-    options = _options(peer)
-    target = address if address.startswith(("unix:", "dns:")) else f"dns:///{address}"
-    if peer.plaintext:
-        return grpc.aio.insecure_channel(target, options=options)
-    roots = read_roots(peer.root_file)
-    key, chain = client_pair or read_client_pair(peer) or (None, None)
-    credentials = grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)
-    if peer.server_name and peer.server_name != host_of(address):
-        # It also becomes :authority, as in grpc-go; C-core refuses calls whose authority is not the verified name.
-        options.append(("grpc.ssl_target_name_override", peer.server_name))
-    return grpc.aio.secure_channel(target, credentials, options=options)
+    context = None if peer.plaintext else client_context(peer, client_pair)
+    host, port = split_address(address)
+    name = peer.server_name or host
+    return await connect(
+        host,
+        port,
+        context,
+        name,
+        # As in grpc-go, a name to expect that is not the host's becomes :authority as well.
+        authority=name if context is not None and name != host else address,
+        user_agent=USER_AGENT,
+        limits=LIMITS,
+        keepalive=(peer.keepalive_interval, peer.keepalive_timeout),
+    )
 
 
-def _options(peer: PeerConfig) -> list[tuple[str, int | str]]:
-    return [
-        ("grpc.use_local_subchannel_pool", 1),  # a new connection per channel, never a shared one with old credentials
-        ("grpc.enable_retries", 0),
-        ("grpc.max_receive_message_length", -1),
-        ("grpc.max_send_message_length", -1),
-        # A fixed window: the estimate grows to tens of MB on a busy machine, all of which a slow reader makes us hold.
-        ("grpc.http2.bdp_probe", 0),
-        ("grpc.http2.lookahead_bytes", 1 << 20),
-        ("grpc.keepalive_time_ms", int(peer.keepalive_interval * 1000)),
-        ("grpc.keepalive_timeout_ms", int(peer.keepalive_timeout * 1000)),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
+def client_context(peer: PeerConfig, client_pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
+    """TLS 1.2 or later, HTTP/2 only, with the roots and the client certificate as they are in their files now."""
+    context = roots_context(peer.root_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whatever is in the file is trusted, an intermediate as well
+    context.set_alpn_protocols(["h2"])
+    if pair := client_pair or read_client_pair(peer):
+        _show(context, *pair)
+    return context
+
+
+def _show(context: ssl.SSLContext, key: bytes, chain: bytes) -> None:
+    """Present this certificate. OpenSSL's Python face reads files only: this one exists in our memory alone."""
+    fd = os.memfd_create("client certificate", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as f:
+            f.write(key.rstrip() + b"\n" + chain)
+        context.load_cert_chain(f"/proc/self/fd/{fd}", password=_no_password)
+    except (OSError, ValueError) as e:
+        raise AttemptError("client_certificate", f"the client certificate cannot be used: {_reason(e)}") from e
+    finally:
+        os.close(fd)
+
+
+def _no_password() -> str:
+    raise ValueError("its key is encrypted")
 
 
 def host_of(address: str) -> str:
@@ -81,8 +116,11 @@ def os_bundle() -> str:
     return next((path for path in OS_BUNDLES if os.path.isfile(path)), "")
 
 
-def read_roots(root_file: str) -> bytes:
-    """The parsable certificates of `root_file` ("" = the operating system's), PEM. Raises AttemptError(`root_file`)."""
+def roots_context(root_file: str) -> ssl.SSLContext:
+    """A client's TLS context that trusts the parsable certificates of `root_file` ("" = the operating system's).
+
+    Raises AttemptError(`root_file`).
+    """
     path = root_file or os_bundle()
     if not path:
         raise AttemptError(
@@ -93,15 +131,13 @@ def read_roots(root_file: str) -> bytes:
             data = f.read()
     except OSError as e:
         raise AttemptError("root_file", f"cannot read the root certificates {path}: {e.strerror or e}") from e
-    # One bad block would make the TLS library drop the whole bundle.
-    # OpenSSL judges through the ssl module, which is loaded anyway: importing x509 would delay the first connection.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    blocks = [block for block in pem.certificates(data) if _parses(context, block)]
-    if not blocks:
+    # One bad block would make OpenSSL drop what follows: each is judged alone.
+    if not [block for block in pem.certificates(data) if _parses(context, block)]:
         raise AttemptError(
             "root_file", f"{path} holds no PEM certificate; it must hold the root of the server's certificate"
         )
-    return b"\n".join(blocks) + b"\n"
+    return context
 
 
 def _parses(context: ssl.SSLContext, block: bytes) -> bool:
@@ -152,18 +188,22 @@ def _reason(e: Exception) -> str:
     return e.strerror if isinstance(e, OSError) and e.strerror else str(e).partition("\n")[0] or type(e).__name__
 
 
-def metadata(peer: PeerConfig, token: str | None = None) -> list[tuple[str, str | bytes]]:
+def metadata(peer: PeerConfig, token: str | None = None) -> list[tuple[str, str]]:
     """Call metadata: `clusterid`, the configured headers, and `authorization` from the token file, which is read now.
 
     A token handed in replaces the file's; "" sends none. A missing or expired token: a warning, no header.
     """
-    pairs: list[tuple[str, str | bytes]] = [("clusterid", peer.cluster_id)]
+    pairs: list[tuple[str, str]] = [("clusterid", peer.cluster_id)]
     for name, value in peer.headers.items():
         key = name.lower()
         if not re.fullmatch(r"[a-z0-9_.-]+", key) or not (value.isascii() and value.isprintable()):
             log.warning("the header %s is not sent: gRPC allows printable ASCII only", name)
+        elif key in RESERVED or key.startswith("grpc-"):
+            log.warning("the header %s is not sent: it is gRPC's own", name)
+        elif key.endswith("-bin"):
+            pairs.append((key, base64.b64encode(value.encode()).decode().rstrip("=")))
         else:
-            pairs.append((key, value.encode() if key.endswith("-bin") else value))
+            pairs.append((key, value))
     if token is None:
         try:
             token = current_token(peer)
@@ -213,24 +253,24 @@ def jwt_expiry(token: str) -> float | None:
     return float(exp) if isinstance(exp, int | float) and not isinstance(exp, bool) and abs(exp) < 1e15 else None
 
 
-def explain(peer: PeerConfig, address: str, details: str) -> str:
-    """One sentence for the details of a failed call or connection: what, to whom, and what to look at."""
-    text = " ".join(details.split())
-    roots = peer.root_file or os_bundle() or "the operating system's roots"
-    if "Hostname Verification" in text:
+def explain(peer: PeerConfig, address: str, error: RpcError) -> str:
+    """One sentence for a connection that was not made or did not last: what, to whom, and what to look at."""
+    text = " ".join(error.message.split())
+    why = error.why if isinstance(error, DialError) else None
+    if why is Why.NAME:
         name = peer.server_name or host_of(address)
         return f"{address} shows a certificate that is not for {name}; correct the address or the name to expect"
-    if "certificate has expired" in text:
+    if why is Why.EXPIRED:
         return f"the certificate of {address} (or one of its issuers) has expired"
-    if "certificate is not yet valid" in text:
+    if why is Why.NOT_YET_VALID:
         return f"the certificate of {address} is not valid yet; compare the clocks of both machines"
-    # BAD_SIGNATURE: a root of the same name with another key.
-    if "CERTIFICATE_VERIFY_FAILED" in text or "BAD_SIGNATURE" in text:
+    if why is Why.UNTRUSTED:
+        roots = peer.root_file or os_bundle() or "the operating system's roots"
         return f"the certificate of {address} does not chain to the roots in {roots}; its own root belongs there"
-    if "WRONG_VERSION_NUMBER" in text:
+    if why is Why.NOT_TLS:
         return f"{address} does not speak TLS"
-    if "lookup failed" in text or "DNS resolution failed" in text or "errors resolving" in text:
+    if why is Why.LOOKUP:
         return f"the name of {address} cannot be resolved"
-    if "Connection refused" in text:
+    if why is Why.REFUSED:
         return f"{address} refuses connections"
-    return f"{address}: {text.rpartition('last error: ')[2] or 'no details'}"
+    return f"{address}: {text or 'no details'}"

@@ -4,8 +4,6 @@ import asyncio
 import random
 from collections.abc import Callable
 
-import grpc
-import grpc.aio
 from google.protobuf.message import DecodeError
 
 from agent import logs
@@ -14,6 +12,7 @@ from agent.backoff import Backoff
 from agent.config import IdentityConfig
 from agent.errors import AttemptError
 from agent.protos import ca_pb2
+from agent.rpc.status import Code, RpcError
 
 log = logs.scope("citadelclient")
 
@@ -22,10 +21,10 @@ ATTEMPTS = 5
 WAITS = Backoff(initial=0.1, cap=0.8, factor=2.0, jitter=0.1)
 PASSING = frozenset(
     {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.INTERNAL,
+        Code.UNAVAILABLE,
+        Code.RESOURCE_EXHAUSTED,
+        Code.ABORTED,
+        Code.INTERNAL,
     }
 )
 
@@ -41,7 +40,6 @@ class CaClient:
         self._config = config
         self._uniform = uniform
         self._first = 0  # index of the address that worked last
-        self._used: grpc.aio.Channel | None = None  # the answer came over it; closing it can wait
         self.retries = 0  # outgoing calls that were repetitions, since start
 
     async def sign(
@@ -75,12 +73,6 @@ class CaClient:
                 return chain
         raise AssertionError("unreachable")
 
-    async def close(self) -> None:
-        """End the connection of the last answer; call it when what came over it is in use."""
-        used, self._used = self._used, None
-        if used is not None:
-            await used.close()
-
     def _message(self, csr: bytes) -> bytes:
         request = ca_pb2.CertificateRequest(csr=csr.decode(), validity_duration=int(self._config.ttl))
         request.metadata.update({"CertSigner": self._config.cert_signer})
@@ -93,29 +85,26 @@ class CaClient:
         metadata = peers.metadata(peer, token)
         if attempt:
             metadata.append(("x-retry-attempty", str(attempt)))  # sic
-        channel = await peers.open_channel(peer, address, own)
         try:
-            raw = await channel.unary_unary(METHOD)(message, metadata=metadata, timeout=deadline)
-            chain = list(ca_pb2.CertificateResponse.FromString(raw).cert_chain)
-            self._used, channel = channel, None
-            return chain
-        except grpc.aio.AioRpcError as e:
+            async with asyncio.timeout(deadline), await peers.open_link(peer, address, own) as link:
+                raw = await link.unary(METHOD, message, metadata, deadline)
+            return list(ca_pb2.CertificateResponse.FromString(raw).cert_chain)
+        except TimeoutError as e:
+            raise self._failure(RpcError(Code.DEADLINE_EXCEEDED), address, deadline) from e
+        except RpcError as e:
             raise self._failure(e, address, deadline) from e
         except DecodeError as e:
             raise AttemptError("bad_chain", f"the answer of the CA {address} cannot be decoded") from e
-        finally:
-            if channel is not None:
-                await channel.close()
 
-    def _failure(self, e: grpc.aio.AioRpcError, address: str, deadline: float) -> AttemptError:
-        code, details = e.code(), e.details() or ""
+    def _failure(self, e: RpcError, address: str, deadline: float) -> AttemptError:
+        code, details = e.code, e.message
         reason = code.name.lower()
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        if code is Code.DEADLINE_EXCEEDED:
             return AttemptError(reason, f"the CA {address} did not answer within {deadline:.0f} s")
-        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        if code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED):
             return Denied(reason, f"the CA {address} refuses the credential ({reason}: {details})")
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return _Passing(reason, f"cannot reach the CA: {peers.explain(self._config.ca, address, details)}")
+        if code is Code.UNAVAILABLE:
+            return _Passing(reason, f"cannot reach the CA: {peers.explain(self._config.ca, address, e)}")
         sentence = f"the CA {address} failed: {reason}: {details}"
         return _Passing(reason, sentence) if code in PASSING else AttemptError(reason, sentence)
 

@@ -131,14 +131,9 @@ class IdentityManager:
         )
 
     async def _renew_for_ever(self) -> None:
-        try:
-            while True:
-                self._wake.clear()
-                wait = await self._step()
-                await self._client.close()
-                await self._sleep(wait)
-        finally:
-            await self._client.close()
+        while True:
+            self._wake.clear()
+            await self._sleep(await self._step())
 
     async def _step(self) -> float:
         """One move towards the next certificate; seconds until the following one."""

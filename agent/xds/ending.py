@@ -36,14 +36,9 @@ class Ending:
         return Kind.ERROR
 
     @property
-    def never_connected(self) -> bool:
-        """True when the gRPC core says that no connection was made; the message is then its own, not a peer's."""
-        return self.code == "UNAVAILABLE" and any(sign in self.message for sign in _NOT_CONNECTED)
-
-    @property
     def unreached(self) -> bool:
         """True when there was no control plane to end anything: dialling again is all that can be done."""
-        return self.never_connected or (self.code == "UNAVAILABLE" and self.by == AGENT)
+        return self.code == "UNAVAILABLE" and self.by == AGENT
 
     def __str__(self) -> str:
         """One sentence; our own messages are sentences already."""
@@ -53,12 +48,13 @@ class Ending:
         return f"{self.by} ended the discovery stream{status}" + (f": {self.message}" if self.message else "")
 
 
-# Words of grpc-go (a control plane may pass on what it got) and of the C core for an ordinary disconnect.
+# Words of grpc-go and of the C core (a control plane may pass on what it got) and ours for an ordinary disconnect.
 _DISCONNECTED = (
     "client disconnected",
     "error reading from server: EOF",
     "transport is closing",
     "Socket closed",
+    "the connection was closed",
     "Connection reset by peer",
     "Broken pipe",
     "Cancelling all calls",
@@ -66,4 +62,3 @@ _DISCONNECTED = (
 )
 _NO_ERROR = ("RST_STREAM with error code 0", "RST_STREAM with error code: NO_ERROR", "GOAWAY received; Error code: 0",
              "code = NO_ERROR")  # fmt: skip
-_NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed", "lookup failed", "empty address list")

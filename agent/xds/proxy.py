@@ -8,9 +8,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
-
-import grpc
-import grpc.aio
+from functools import partial
 
 from agent import logs
 from agent.config import XdsConfig
@@ -18,6 +16,11 @@ from agent.errors import FatalError
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import XdsStatus
+from agent.rpc.call import ServerCall
+from agent.rpc.sending import Limits
+from agent.rpc.server import Server
+from agent.rpc.status import Code, RpcError
+from agent.uds import MAX_PATH
 from agent.xds import wire
 from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, ENVOY, Ending, Kind
@@ -26,22 +29,14 @@ from agent.xds.keeper import CacheReport, Keeper
 from agent.xds.ledger import Ledger
 from agent.xds.report import report
 from agent.xds.session import Announcement
-from agent.xds.stream import Common, Envoy, Handler, Stream
+from agent.xds.stream import Common, Handler, Stream
 from agent.xds.wire import Flavour
 
 log = logs.scope("xdsproxy")
 
-SERVER_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 1 << 20),
-    # How often Envoy pings is the operator's business; it must never cost the connection.
-    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-    ("grpc.http2.max_ping_strikes", 0),
-)
+KEEPALIVE = (30.0, 10.0)
+# Of a stalled agent Envoy may send so much; what it sends is small but for its first requests.
+LIMITS = Limits(window=1 << 20)
 
 
 class XdsProxy:
@@ -82,9 +77,8 @@ class XdsProxy:
             self._keeper if config.cache.enabled else None,
         )
         self._current: Stream | None = None
-        self._serving: set[asyncio.Task[object]] = set()  # handlers, replaced ones included
         self._reported = ""  # the last failure that was recorded; an outage is one event, not one a second
-        self._server: grpc.aio.Server | None = None
+        self._server: Server | None = None
 
     async def start(self) -> None:
         """Bind the socket, open to everybody: Envoy may run as another user. Raises FatalError."""
@@ -93,14 +87,12 @@ class XdsProxy:
         try:
             _make_directory(os.path.dirname(path))
             _remove_stale(path)
-            server = grpc.aio.server(handlers=(_Ads(self),), options=SERVER_OPTIONS)
-            server.add_insecure_port(f"unix:{path}")
-            os.chmod(path, 0o666)
-        except (OSError, RuntimeError) as e:
-            reason = f"{e.filename or path}: {e.strerror}" if isinstance(e, OSError) else _bind_reason(path)
+            server = Server({flavour.value: partial(self.serve, flavour) for flavour in Flavour}, LIMITS, KEEPALIVE)
+            server.bind(path)
+        except OSError as e:
+            reason = f"{e.filename}: {e.strerror}" if e.filename else _bind_reason(path, e)
             raise FatalError(f"cannot serve Envoy's configuration on the unix socket {path}: {reason}") from e
         self._restore(self._keeper.start())
-        await server.start()
         self._server = server
 
     def _restore(self, names: bytes | None) -> None:
@@ -132,23 +124,13 @@ class XdsProxy:
         """Serve until cancelled. `start` comes first."""
         if self._server is None:
             raise RuntimeError("start() has not been called")
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._trimmer.run(), name="xds trimmer")
-                group.create_task(self._keeper.run(), name="xds cache")
-                await self._server.wait_for_termination()
-        finally:
-            await self._server.stop(grace=0)
-            # The server cancels its handlers but does not wait until they have closed their connections.
-            if self._serving:
-                await asyncio.wait(self._serving)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._trimmer.run(), name="xds trimmer")
+            group.create_task(self._keeper.run(), name="xds cache")
+            await self._server.run()
 
-    async def serve(self, flavour: Flavour, envoy: Envoy) -> None:
+    async def serve(self, flavour: Flavour, envoy: ServerCall) -> None:
         """One stream of Envoy's, from its first byte to its status. The stream before it, if any, ends well."""
-        task = asyncio.current_task()
-        if task:
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
         stream = Stream(
             flavour,
             self._common,
@@ -168,8 +150,7 @@ class XdsProxy:
         finally:
             self._ended(stream, ending)
         if ending.code != "OK":
-            envoy.set_code(grpc.StatusCode[ending.code])
-            envoy.set_details(ending.message)
+            raise RpcError(Code[ending.code], ending.message)
 
     def _connected(self, stream: Stream, address: str) -> None:
         if stream is self._current:
@@ -208,25 +189,6 @@ class XdsProxy:
         self._recorder.record("xds", "disconnected", str(ending), level=level, code=ending.code)
 
 
-class _Ads(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The two methods of the discovery service, without (de)serialisation: frames are bytes."""
-
-    def __init__(self, proxy: XdsProxy) -> None:
-        async def sotw(_: object, envoy: Envoy) -> None:
-            await proxy.serve(Flavour.SOTW, envoy)
-
-        async def delta(_: object, envoy: Envoy) -> None:
-            await proxy.serve(Flavour.DELTA, envoy)
-
-        self._methods = {
-            Flavour.SOTW.value: grpc.stream_stream_rpc_method_handler(sotw),
-            Flavour.DELTA.value: grpc.stream_stream_rpc_method_handler(delta),
-        }
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        return self._methods.get(details.method)
-
-
 def _already() -> asyncio.Event:
     event = asyncio.Event()
     event.set()
@@ -258,10 +220,7 @@ def _remove_stale(path: str) -> None:
     os.unlink(path)
 
 
-def _bind_reason(path: str) -> str:
-    """The gRPC core does not say why; these are the usual reasons."""
-    if len(os.fsencode(path)) > 107:
-        return "the path is longer than the 107 bytes that unix sockets allow"
-    if not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
-        return "the directory does not let this user create files"
-    return "the address cannot be bound"
+def _bind_reason(path: str, error: OSError) -> str:
+    if len(os.fsencode(path)) > MAX_PATH:
+        return f"the path is longer than the {MAX_PATH} bytes that unix sockets allow"
+    return error.strerror or str(error)

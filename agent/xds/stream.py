@@ -6,15 +6,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import grpc
-import grpc.aio
+from typing import Protocol
 
 from agent import logs
 from agent.config import XdsConfig
 from agent.events import Recorder
 from agent.latest import Latest
+from agent.rpc.status import Gone, RpcError
 from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, ENVOY, Ending
 from agent.xds.keeper import Keeper
@@ -33,16 +31,11 @@ Handler = Callable[[bytes], None]
 
 
 class Envoy(Protocol):
-    """What is used of a grpc.aio.ServicerContext; frames are bytes, `read` gives grpc.aio.EOF at the end."""
+    """What is used of a call that is served (agent.rpc.call.ServerCall)."""
 
-    async def read(self) -> Any: ...
+    async def read(self) -> bytes | None: ...
     async def write(self, message: bytes) -> None: ...
-    def set_code(self, code: grpc.StatusCode) -> None: ...
-    def set_details(self, details: str) -> None: ...
 
-
-# What reading from or writing to an Envoy that has gone raises, if it comes before our cancellation.
-_GONE = (grpc.aio.BaseError, asyncio.InvalidStateError)
 
 SLOW_SEND = 10.0  # seconds after which a send that Envoy does not take is worth a line
 MOST_WAITING = 64 << 20  # bytes of requests that a control plane may leave untaken
@@ -205,7 +198,7 @@ class Stream:
     async def _requests(self, envoy: Envoy) -> None:
         """Never waits for the control plane."""
         try:
-            while (frame := await envoy.read()) is not grpc.aio.EOF:
+            while (frame := await envoy.read()) is not None:
                 self._relayed(len(frame))
                 for action in self._session.request(frame):
                     if isinstance(action, Refused):
@@ -217,8 +210,10 @@ class Stream:
                         self._send_up(action)
                 self._observe(frame)
                 del frame, action
-        except _GONE:
+        except Gone:
             self.end(Ending("CANCELLED", by=ENVOY))
+        except RpcError as e:
+            self.end(Ending(e.code.name, f"Envoy sent {e.message}", by=AGENT))
         except EnvelopeError:
             self.end(Ending("INVALID_ARGUMENT", "Envoy sent bytes that are not a discovery request", by=AGENT))
         self.end(Ending(by=ENVOY))
@@ -288,7 +283,7 @@ class Stream:
             self._reminder = asyncio.get_running_loop().call_later(SLOW_SEND, self._remind)
         try:
             await envoy.write(frame)
-        except _GONE:
+        except RpcError:
             self.end(Ending("CANCELLED", by=ENVOY))
         finally:
             self._sending = None

@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
-
-import grpc
-import grpc.aio
 
 from agent import logs, peer
 from agent.config import XdsConfig
 from agent.errors import AttemptError
 from agent.record import replace
+from agent.rpc.call import ClientCall
+from agent.rpc.client import Link
+from agent.rpc.status import RpcError
 from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, Ending
 from agent.xds.endpoints import Candidate
@@ -20,8 +19,6 @@ from agent.xds.wire import EnvelopeError, Flavour
 log = logs.scope("xdsproxy")
 
 HURRY = 1.5  # seconds that a connection may take while there is another endpoint to try
-
-Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 
 class Upstream:
@@ -43,6 +40,7 @@ class Upstream:
         self._deliver = deliver
         self._connected = connected
         self._answered = False
+        self._link: Link | None = None
         self._reading: float | None = None  # since when the control plane is waited for; None while Envoy is
         self._writing: float | None = None  # since when it has not taken a request
 
@@ -64,44 +62,45 @@ class Upstream:
         return ending
 
     async def _attempt(self, candidate: Candidate, last: bool) -> Ending:
+        self._reading = self._writing = None
+        self._link = None
+        async with asyncio.TaskGroup() as group:
+            talk = group.create_task(self._talk(group, candidate), name=f"xds responses from {candidate.address}")
+            try:
+                return await self._beginning(talk, candidate.address, last) or await self._rest(talk)
+            finally:
+                talk.cancel()
+
+    async def _talk(self, group: asyncio.TaskGroup, candidate: Candidate) -> Ending:
+        """Dial, converse until the stream ends, and hang up."""
         plane = replace(self._config.plane, server_name=candidate.name)
         try:
-            channel = await peer.open_channel(plane, candidate.address)
+            async with await peer.open_link(plane, candidate.address) as self._link:
+                call = self._link.call(self._flavour.value, peer.metadata(plane))
+                writer = group.create_task(self._write(call), name=f"xds requests to {candidate.address}")
+                try:
+                    return await self._read(call, candidate)
+                finally:
+                    writer.cancel()
+                    call.cancel()
         except AttemptError as e:
             return _unreachable(str(e))
-        try:
-            call = channel.stream_stream(self._flavour.value)(metadata=tuple(peer.metadata(plane)))
-            ending = await self._converse(channel, call, candidate, last)
-        finally:
-            await channel.close()
-        if ending.never_connected:
-            return _unreachable(peer.explain(plane, candidate.address, ending.message))
-        return ending
+        except RpcError as e:
+            if not e.heard:
+                return _unreachable(peer.explain(plane, candidate.address, e))
+            return Ending(e.code.name, e.message)
+        except EnvelopeError:
+            return Ending("INTERNAL", f"{candidate.address} sent bytes that are not a discovery response", by=AGENT)
 
-    async def _converse(self, channel: grpc.aio.Channel, call: Call, candidate: Candidate, last: bool) -> Ending:
-        self._reading = self._writing = None
-        async with asyncio.TaskGroup() as group:
-            reader = group.create_task(self._read(call, candidate), name=f"xds responses from {candidate.address}")
-            writer = group.create_task(self._write(call), name=f"xds requests to {candidate.address}")
-            try:
-                return await self._beginning(channel, reader, candidate.address, last) or await self._rest(reader)
-            finally:
-                reader.cancel()
-                writer.cancel()
-                call.cancel()
-
-    async def _beginning(
-        self, channel: grpc.aio.Channel, reader: asyncio.Task[Ending], address: str, last: bool
-    ) -> Ending | None:
+    async def _beginning(self, reader: asyncio.Task[Ending], address: str, last: bool) -> Ending | None:
         """Why this endpoint is left before it has answered, None if it is not."""
         config = self._config
-        # Waiting for the channel to be ready would delay every stream. A look at the end of the budget costs
-        # nothing and tells a connection that hangs from a control plane that has nothing to say.
+        # A look at the end of the budget tells a connection that hangs from a control plane that has nothing to say.
         budget = config.dial_timeout if last else min(config.dial_timeout, HURRY)
         await asyncio.wait({reader}, timeout=budget)
         if reader.done() or self._answered:
             return None
-        if channel.get_state() is not grpc.ChannelConnectivity.READY:
+        if self._link is None or not self._link.heard:
             return _unreachable(f"{address} took no connection within {budget:g} s")
         if not last:
             await asyncio.wait({reader}, timeout=config.first_response - budget)
@@ -129,42 +128,33 @@ class Upstream:
                 return _stuck(f"the control plane has said nothing for {config.idle_timeout:g} s")
         return await reader
 
-    async def _read(self, call: Call, candidate: Candidate) -> Ending:
+    async def _read(self, call: ClientCall, candidate: Candidate) -> Ending:
         clock = asyncio.get_running_loop().time
-        try:
-            while True:
-                self._reading = clock()
-                frame = await call.read()
-                if frame is grpc.aio.EOF:
-                    return Ending()
-                self._reading = None
-                if not self._answered:
-                    self._answered = True
-                    self._outbox.settle()
-                    self._dialler.answered(candidate)
-                    self._connected(candidate.address)
-                await self._deliver(frame)
-                # Not to be held while waiting for the next one, which may take hours.
-                del frame
-        except grpc.aio.AioRpcError as e:
-            return Ending(e.code().name, e.details() or "")
-        except EnvelopeError:
-            return Ending("INTERNAL", f"{candidate.address} sent bytes that are not a discovery response", by=AGENT)
+        while True:
+            self._reading = clock()
+            frame = await call.read()
+            if frame is None:
+                return Ending()
+            self._reading = None
+            if not self._answered:
+                self._answered = True
+                self._outbox.settle()
+                self._dialler.answered(candidate)
+                self._connected(candidate.address)
+            await self._deliver(frame)
+            # Not to be held while waiting for the next one, which may take hours.
+            del frame
 
-    async def _write(self, call: Call) -> None:
+    async def _write(self, call: ClientCall) -> None:
         clock = asyncio.get_running_loop().time
         try:
-            await call.wait_for_connection()
-            # Not call.write(): when the stream ends under a write, that replaces the peer's status by INTERNAL (grpcio
-            # 1.85, grpc/aio/_call.py), and Envoy would never know why the control plane hung up.
-            send = call._cython_call.send_serialized_message
             while True:
                 frame = await self._outbox.get()
                 self._writing = clock()
-                await send(frame)
+                await call.write(frame)
                 self._writing = None
                 del frame
-        except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as e:
+        except RpcError as e:
             # The reader learns how the call ended and says so.
             log.debug("no more requests can be sent: %s", e)
 

@@ -30,7 +30,8 @@ class EnvoyStream:
 
     async def send(self, frame: bytes) -> None:
         """Send one frame; a stream that ends meanwhile says why in `ended`."""
-        await self.call.wait_for_connection()
+        with suppress(grpc.aio.AioRpcError):
+            await self.call.wait_for_connection()
         # Not call.write(): when the stream ends under a write, that replaces the peer's status by INTERNAL.
         with suppress(grpc.aio.BaseError, asyncio.InvalidStateError):
             await self.call._cython_call.send_serialized_message(frame)

@@ -1,7 +1,5 @@
 import asyncio
 
-import grpc
-import grpc.aio
 import pytest
 
 from agent.config import XdsConfig
@@ -22,7 +20,7 @@ class Envoy:
     """The server's end of a stream: frames to be read, then nothing, or the end of the stream."""
 
     def __init__(self, *frames, eof=False):
-        self.frames = [*frames, grpc.aio.EOF] if eof else list(frames)
+        self.frames = [*frames, None] if eof else list(frames)
         self.written = []
 
     async def read(self):
