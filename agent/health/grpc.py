@@ -1,30 +1,27 @@
 """The grpc probe: one Check of grpc.health.v1 in plaintext; only SERVING is well."""
 
-import grpc
-import grpc.aio
-
+from agent.health.connect import connect
 from agent.health.http import USER_AGENT
+from agent.rpc.client import attach
+from agent.rpc.status import Code, RpcError
 
 CHECK = "/grpc.health.v1.Health/Check"
-OPTIONS = (
-    ("grpc.primary_user_agent", USER_AGENT),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),
-)
 STATES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 
 
 async def probe(host: str, port: int, service: str, timeout: float) -> str:
-    """Why the workload is not healthy, "" if it is. `timeout` in seconds becomes the call's deadline too."""
-    target = f"dns:///[{host}]:{port}" if ":" in host else f"dns:///{host}:{port}"
-    async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
+    """Why the workload is not healthy, "" if it is. `timeout` in seconds becomes the call's deadline too.
+
+    Raises OSError if there is no connection.
+    """
+    sock = await connect(host, port)
+    async with attach(sock, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", USER_AGENT) as link:
         try:
-            answer: bytes = await channel.unary_unary(CHECK)(request(service), timeout=timeout)
-        except grpc.aio.AioRpcError as e:
-            if e.code() is grpc.StatusCode.UNIMPLEMENTED:
+            answer = await link.unary(CHECK, request(service), timeout=timeout)
+        except RpcError as e:
+            if e.code is Code.UNIMPLEMENTED:
                 return "the workload does not implement the gRPC health protocol"
-            return f"gRPC probe failed with {e.code().name}: {e.details() or ''}".rstrip(": ")
+            return f"gRPC probe failed with {e}"
     state = status(answer)
     return "" if state == 1 else f"gRPC probe: the service is {STATES.get(state, f'in state {state}')}"
 

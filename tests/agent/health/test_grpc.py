@@ -1,4 +1,5 @@
 import asyncio
+import re
 
 import grpc as grpcio
 import grpc.aio
@@ -13,7 +14,8 @@ def answering(reply):
     seen = []
 
     async def check(asked, context):
-        seen.append((asked, dict(context.invocation_metadata())["user-agent"]))
+        metadata = dict(context.invocation_metadata())
+        seen.append((asked, metadata["user-agent"], context.peer(), context.time_remaining()))
         if isinstance(reply, bytes):
             return reply
         raise await context.abort(reply, "why")
@@ -35,10 +37,12 @@ def answering(reply):
 
 
 def test_serving():
-    said, [(asked, agent)] = answering(b"\x08\x01")
+    said, [(asked, agent, peer, left)] = answering(b"\x08\x01")
     assert said == ""
     assert asked == b"\x0a\x03web"
     assert agent.startswith("istio-probe/1.0")
+    assert peer.startswith("ipv4:127.0.0.6:"), "the redirect rules know the proxy's own address"
+    assert 0 < left <= 5, "the server knows how long anybody waits"
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,21 @@ def test_serving():
 )
 def test_not_serving(reply, said):
     assert answering(reply)[0] == said
+
+
+@pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silence", "HTTP/1"])
+def test_something_else_on_the_port(greeting):
+    async def serve(reader, writer):
+        writer.write(greeting)
+        await reader.read()
+        writer.close()
+
+    async def go():
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            return await probing.probe("127.0.0.1", server.sockets[0].getsockname()[1], "", 0.2)
+
+    expected = "INTERNAL|UNAVAILABLE" if greeting else "DEADLINE_EXCEEDED: no answer within 0.2 s"
+    assert re.match(f"gRPC probe failed with ({expected})", asyncio.run(go()))
 
 
 def test_messages():
