@@ -209,6 +209,7 @@ class App:
             {
                 "/logging": LogLevels(self.config.log.levels).answer,
                 "/debug/certs": local_page(self._certificates),
+                "/debug/config": local_page(self._settings),
                 "/debug/events": local_page(self.recorder.to_json),
                 "/debug/xds": local_page(lambda: "{}" if self.xds is None else self.xds.report()),
             },
@@ -225,6 +226,11 @@ class App:
 
         rows = [] if self.identity is None else [self.identity.report()]
         return json.dumps(rows + ([] if self.sds is None else self.sds.report()))
+
+    def _settings(self) -> str:
+        from agent.settings import show
+
+        return show.as_json(self.config)
 
     def _name_table(self) -> str | None:
         if self.names.value is None:

@@ -5,20 +5,27 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+from agent.cli.control import PORT, get_json
 from agent.cli.flags import PROXY, Flag, FlagSet, HelpWanted, Parsed
 from agent.errors import ConfigError
 
+OWN = (
+    Flag("json", False, "print JSON"),
+    Flag("running", False, "show: the settings of the running agent; check: it runs, so its ports are taken"),
+    PORT,
+)
 FLAGS = FlagSet(
     "remora-agent config show|check [role]",
-    (*PROXY.own, Flag("json", False, "print JSON")),
-    about="show: every setting, its value and where it came from. check: would the agent start with this?\n"
-    "Give it the role and flags that `proxy` gets; environment and files are those of this process.",
+    (*PROXY.own, *OWN),
+    about="show: every setting, its value and where it came from. check: would the agent start with this, are its\n"
+    "ports free, and do those of the agent and of Envoy's bootstrap differ? Give it the role and flags that `proxy`\n"
+    "gets; environment and files are those of this process. With --running, `show` asks the agent itself instead.",
     ignore_unknown=True,
 )
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Exit 0; 255 (or ConfigError) for a configuration that cannot work."""
+    """Exit 0; 255 (or ConfigError) for a configuration that cannot work, FatalError (1) if no agent answers."""
     try:
         args = FLAGS.parse(argv)
     except HelpWanted as wanted:
@@ -26,28 +33,33 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return 0
     if not args.words or args.words[0] not in ("show", "check"):
         raise ConfigError("config needs to know what to do: config show or config check")
-    values = {name: value for name, value in args.values.items() if name != "json"}
-    proxy = Parsed(values, args.given, args.words[1:], args.unknown)
-    return (_show if args.words[0] == "show" else _check)(proxy, environ, args["json"])
+    own = {flag.name for flag in OWN}
+    values = {name: value for name, value in args.values.items() if name not in own}
+    proxy = Parsed(values, args.given - own, args.words[1:], args.unknown)
+    return (_show if args.words[0] == "show" else _check)(args, proxy, environ)
 
 
-def _show(args: Parsed, environ: Mapping[str, str], as_json: bool) -> int:
-    from agent.settings import load as config_load
-    from agent.settings.show import settings
+def _show(args: Parsed, proxy: Parsed, environ: Mapping[str, str]) -> int:
+    if args["running"]:
+        if proxy.words or proxy.given or proxy.unknown:
+            raise ConfigError("config show --running asks the agent, which has its role and flags: leave them out")
+        rows = get_json(args["status-port"], "/debug/config")
+    else:
+        from agent.settings import load as config_load
+        from agent.settings.show import as_json
 
-    rows = settings(config_load.load(args, environ))
-    if as_json:
-        print(
-            json.dumps([{n: getattr(row, n) for n in ("group", "name", "value", "source")} for row in rows], indent=2)
-        )
+        rows = json.loads(as_json(config_load.load(proxy, environ)))
+    if args["json"]:
+        print(json.dumps(rows, indent=2))
         return 0
-    for group, members in groupby(rows, key=lambda row: row.group):
+    for group, members in groupby(rows, key=lambda row: str(row["group"])):
         listed = list(members)
         print(f"{group}:")
-        width = max(len(row.name) for row in listed)
+        width = max(len(row["name"]) for row in listed)
         for row in listed:
-            value = row.value if isinstance(row.value, str) and row.value else json.dumps(row.value, ensure_ascii=False)
-            print(f"  {row.name:{width}}  {'-' if row.value is None else _one_line(value)}  ({row.source})")
+            value = row["value"]
+            text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+            print(f"  {row['name']:{width}}  {'-' if value is None else _one_line(text)}  ({row['source']})")
     return 0
 
 
@@ -57,11 +69,11 @@ def _one_line(text: str) -> str:
     return shown.encode("utf-8", "replace").decode()
 
 
-def _check(args: Parsed, environ: Mapping[str, str], as_json: bool) -> int:
+def _check(args: Parsed, proxy: Parsed, environ: Mapping[str, str]) -> int:
     from agent.settings.check import check
 
-    report = check(args, environ)
-    if as_json:
+    report = check(proxy, environ, lambda _: "") if args["running"] else check(proxy, environ)
+    if args["json"]:
         print(json.dumps({"problems": report.problems, "warnings": report.warnings}, indent=2))
     else:
         for warning in report.warnings:

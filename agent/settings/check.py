@@ -1,7 +1,8 @@
 """Everything that can be found wrong with a configuration without starting anything."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from agent.cli.flags import Parsed
 from agent.config import AgentConfig
@@ -9,6 +10,8 @@ from agent.envoy import bootstrap, proxyless
 from agent.errors import RemoraError
 from agent.record import record
 from agent.settings import load as config_load
+from agent.settings import ports
+from agent.settings.ports import Port
 
 
 @record
@@ -19,26 +22,30 @@ class Report:
     warnings: tuple[str, ...]
 
 
-def check(args: Parsed, environ: Mapping[str, str]) -> Report:
-    """The verdict on `proxy ARGS`: what would stop the start, and what would be ignored."""
+def check(args: Parsed, environ: Mapping[str, str], port_refusal: Callable[[Port], str] = ports.refusal) -> Report:
+    """The verdict on `proxy ARGS`: what would stop the start, and what would be ignored.
+
+    `port_refusal(port)` says why a port cannot be had, "" if it can.
+    """
     found: list[RemoraError] = []
     warnings: list[str] = []
     try:
         config = config_load.load(args, environ, problems=found)
         warnings += (*config.warnings, *config.notes)
         if not found:
-            found += _refusals(config, warnings)
+            found += _refusals(config, warnings, port_refusal)
     except RemoraError as error:
         found.append(error)
     return Report(tuple(dict.fromkeys(map(str, found))), tuple(dict.fromkeys(warnings)))
 
 
-def _refusals(config: AgentConfig, warnings: list[str]) -> list[RemoraError]:
+def _refusals(config: AgentConfig, warnings: list[str], port_refusal: Callable[[Port], str]) -> list[RemoraError]:
     """What the start itself would refuse."""
     out: list[RemoraError] = []
+    rendered: Mapping[str, Any] = {}
     try:
         if config.envoy.enabled:
-            bootstrap.render(config, warnings.append)
+            rendered = bootstrap.render(config, warnings.append)
         if config.proxyless.bootstrap:
             proxyless.render(config, lambda _: None)
         if config.identity is not None:
@@ -49,6 +56,11 @@ def _refusals(config: AgentConfig, warnings: list[str]) -> list[RemoraError]:
         out.append(error)
     if config.envoy.enabled:
         out += _envoy(config)
+    try:
+        known = list(ports.wanted(config, {} if config.envoy.custom_config_file else rendered))
+        out += map(RemoraError, ports.faults(known, port_refusal))
+    except RemoraError as error:
+        out.append(error)
     return out
 
 

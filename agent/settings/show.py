@@ -36,6 +36,12 @@ def settings(config: AgentConfig) -> list[Setting]:
     return [*_flags(config), *_environment(config), *_proxy(config), *_node(config)]
 
 
+def as_json(config: AgentConfig) -> str:
+    """The rows as a JSON list of objects: what `/debug/config` answers and `config show --json` prints."""
+    rows = [{n: getattr(row, n) for n in ("group", "name", "value", "source")} for row in settings(config)]
+    return json.dumps(rows, indent=2)
+
+
 def _flags(config: AgentConfig) -> Iterator[Setting]:
     for name, (value, source) in sorted(config.sources.flags.items()):
         yield Setting("flag", f"--{name}", _shown(name, value), source)

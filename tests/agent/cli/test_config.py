@@ -1,13 +1,19 @@
 """`config show` and `config check` as commands."""
 
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from agent.cli.config import run
 from agent.cli.flags import HelpWanted
-from agent.errors import ConfigError
+from agent.errors import ConfigError, FatalError
+from agent.settings.load import load
+from agent.settings.show import as_json
 
 ENV = {"CLOUD_PLATFORM": "none", "POD_NAME": "a\nb", "DISABLE_ENVOY": "true", "INSTANCE_IP": "10.0.0.1"}
 
@@ -37,8 +43,59 @@ def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any(row["name"] == "--json" for row in rows)
 
 
+@pytest.fixture
+def answers() -> Iterator[tuple[int, dict[str, str]]]:
+    """(port, path → JSON) of a server on loopback."""
+    said: dict[str, str] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = said.get(self.path, "").encode()
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server.server_port, said
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_show_of_the_running_agent(answers: tuple[int, dict[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
+    port, said = answers
+    asked = ["show", "--running", f"--status-port={port}"]
+    with pytest.raises(FatalError, match="answered /debug/config with status 404"):
+        run(asked, {})
+    said["/debug/config"] = as_json(load(["router"], ENV))
+    assert run(asked, {}) == 0
+    running = capsys.readouterr().out
+    assert run(["show", "router"], ENV) == 0
+    assert running == capsys.readouterr().out
+    assert run([*asked, "--json"], {}) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(said["/debug/config"])
+    for more in ("router", "--domain=x", "--nosuch=1"):
+        with pytest.raises(ConfigError, match="leave them out"):
+            run([*asked, more], {})
+
+
+def test_check_of_ports(answers: tuple[int, dict[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
+    env = {**ENV, "PROXY_CONFIG": f"statusPort: {answers[0]}"}
+    assert run(["check"], env) == 255
+    assert f"the status port (statusPort) cannot be tcp {answers[0]}: Address already in use" in capsys.readouterr().err
+    assert run(["check", "--running"], env) == 0
+
+
 def test_check(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["check"], ENV) == 0
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        free = {**ENV, "PROXY_CONFIG": f"statusPort: {closing.getsockname()[1]}"}
+    assert run(["check"], free) == 0
     assert capsys.readouterr().out == "The configuration is usable.\n"
     assert run(["check", "--log_output_level=x"], {**ENV, "REDIRECT_GUARD": "x", "SECRET_TTL": "x"}) == 255
     out, err = capsys.readouterr()

@@ -8,6 +8,7 @@ import pytest
 
 from agent.cli.flags import PROXY
 from agent.settings.check import Report, check
+from agent.settings.ports import Port
 
 ROOT = "var/run/secrets/istio/root-cert.pem"
 
@@ -27,7 +28,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def verdict(*args: str, proxy: Mapping[str, object] | None = None, **environ: str) -> Report:
     config = {"binaryPath": "./envoy", **(proxy or {})}
     env = {"CLOUD_PLATFORM": "none", "INSTANCE_IP": "10.0.0.1", "PROXY_CONFIG": json.dumps(config), **environ}
-    return check(PROXY.parse(args), env)
+    return check(PROXY.parse(args), env, port_refusal)
+
+
+def port_refusal(port: Port) -> str:
+    """On the machine of these tests any port may be taken by somebody."""
+    return "somebody has it" if port.number == 15999 else ""
 
 
 def test_a_usable_configuration_touches_nothing(world: Path) -> None:
@@ -76,6 +82,14 @@ def test_every_problem_is_named_once() -> None:
         ({}, {"PROV_CERT": "./none"}, "PROV_CERT"),
         ({}, {"FILE_MOUNTED_CERTS": "true", "PROV_CERT": "x"}, "exclude each other"),
         ({}, {"PROXY_CONFIG": "{["}, "PROXY_CONFIG"),
+        ({"statusPort": 15999}, {}, "the status port (statusPort) cannot be tcp 15999: somebody has it"),
+        ({}, {"ENVOY_STATUS_PORT": "15999"}, "Envoy's listener 0.0.0.0_15999 cannot be tcp 15999: somebody has it"),
+        ({"statusPort": 15021}, {}, "are both 15021"),
+        (
+            {},
+            {"ISTIO_META_DNS_CAPTURE": "true", "DNS_PROXY_ADDR": "127.0.0.1:x"},
+            "DNS_PROXY_ADDR: '127.0.0.1:x' has no usable port",
+        ),
     ],
 )
 def test_one_problem(proxy: Mapping[str, object], environ: Mapping[str, str], problem: str) -> None:
