@@ -66,12 +66,15 @@ def identity(registry: Registry, manager: "IdentityManager") -> None:
 def sds(registry: Registry, server: "SdsServer") -> None:
     """The secret server: what Envoy rejected, and trouble with mounted files."""
     kind = {"type": "sds"}
+    ledger = server.ledger
     rows: list[tuple[str, str, Callable[[], Sample]]] = [
         ("num_file_watcher_failures_total", "Watches that failed.", lambda: ({}, server.watch_failures)),
         ("num_file_secret_failures_total", "Unusable mounted files.", lambda: ({}, server.file_failures)),
-        ("pilot_total_xds_rejects", "Secrets that Envoy rejected.", lambda: (kind, server.rejects)),
-        ("pilot_total_xds_internal_errors", "Secrets that could not be served.", lambda: ({}, server.errors)),
-        ("pilot_xds_expired_nonce", "Requests with a nonce that is not the last one.", lambda: (kind, server.stale)),
+        ("pilot_total_xds_rejects", "Secrets that Envoy rejected.", lambda: (kind, ledger.rejects)),
+        ("pilot_total_xds_internal_errors", "Secrets that could not be served.", lambda: ({}, ledger.errors)),
+        ("pilot_xds_expired_nonce", "Requests with a nonce that is not the last one.", lambda: (kind, ledger.stale)),
+        ("pilot_xds_write_timeout", "Secrets that were not taken within 30 seconds.", lambda: ({}, ledger.timeouts)),
+        ("pilot_xds_recv_max", "Bytes of the largest request for secrets.", lambda: ({}, ledger.largest)),
     ]
     for name, what, read in rows:
 
@@ -79,7 +82,12 @@ def sds(registry: Registry, server: "SdsServer") -> None:
             sample = read()
             return [sample] if sample[1] else []
 
-        registry.computed(name, "counter", what, samples)
+        registry.computed(name, "gauge" if name.endswith("_max") else "counter", what, samples)
+    registry.histogram(
+        "pilot_xds_send_time",
+        "Seconds until a secret was on its way to Envoy.",
+        lambda: (ledger.send_times(), ledger.send_seconds),
+    )
     registry.computed("sds_streams", "gauge", "Open secret streams.", lambda: [({}, server.streams)])
 
 

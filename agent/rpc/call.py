@@ -1,6 +1,7 @@
 """A call as coroutines see it: read a message, write a message, know how it ended. Both ends share it."""
 
 import asyncio
+from collections.abc import Callable
 
 from agent.rpc import frames
 from agent.rpc.connection import Connection
@@ -105,6 +106,8 @@ class ServerCall(Call):
     def __init__(self, transport: Transport, stream: Stream, block: bytes) -> None:
         super().__init__(transport, stream)
         self._headers: bytes | None = block
+        self._slow = False  # a message of `send` has to wait
+        self.drained: Callable[[], None] | None = None  # called when what `send` could not send has gone
 
     @property
     def method(self) -> str:
@@ -124,6 +127,25 @@ class ServerCall(Call):
             self.accept()
         await super().write(message)
 
+    @property
+    def waits(self) -> bool:
+        """Not everything that was written has gone: the client, or the connection, is slow."""
+        return self._stream.out_size > 0
+
+    def send(self, message: bytes) -> None:
+        """Write without waiting. Look at `waits` before: nothing else bounds what a slow client costs.
+
+        Harmless if the client has left.
+        """
+        stream = self._stream
+        if stream.local_closed or stream.closing is not None or stream.end is not None:
+            return
+        if self._headers is not None:
+            self.accept()
+        self._connection.send(stream, message)
+        self._slow = stream.out_size > 0
+        self._transport.flush()
+
     def accept(self) -> None:
         """Send the response headers, which otherwise wait for the first message."""
         if self._headers is not None:
@@ -142,3 +164,10 @@ class ServerCall(Call):
         if self._stream.end is None or self._stream.local_closed:
             return Gone((self._stream.end or (None, "the client has left"))[1])
         return RpcError(*self._stream.end)
+
+    def _changed(self) -> None:
+        super()._changed()
+        if self._slow and not self._stream.out_size:
+            self._slow = False
+            if self.drained is not None and not self._stream.local_closed:
+                self.drained()

@@ -18,7 +18,7 @@ Versions = Callable[[str], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The stream must end with this status (a name of grpc.StatusCode) and sentence."""
+    """The stream must end with this status (a name of gRPC's) and sentence."""
 
     code: str
     message: str

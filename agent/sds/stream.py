@@ -3,21 +3,20 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import grpc.aio
 from google.protobuf.message import DecodeError
 
 from agent import logs
 from agent.protos import xds_pb2
+from agent.rpc.call import ServerCall
+from agent.sds.ledger import LATE, Ledger
 from agent.sds.session import SECRET_TYPE, DeltaSession, Refusal, Rejected, Session
 from agent.sds.store import Store
 
 log = logs.scope("sds")
 
-# Starts a coroutine in the server's group of tasks.
-Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 FILE_PATIENCE = 10.0  # seconds that a stream waits for a file that is not there yet
 UNDECODABLE = Refusal("INVALID_ARGUMENT", "the request cannot be decoded")
 
@@ -30,7 +29,10 @@ class Broadcast:
 
     def notify(self) -> None:
         for listener in list(self._listeners.values()):
-            listener()
+            try:
+                listener()
+            except Exception as e:
+                log.error("a secret could not be pushed: %s: %s", type(e).__name__, e, exc_info=e)
 
     def __len__(self) -> int:
         return len(self._listeners)
@@ -92,41 +94,51 @@ class Delta:
 
 
 class Conversation:
-    """Feeds one session with requests and with changes of the store. `rejected` hears what the client could not use;
-    `spawn` runs a push beside the reader. A stream on which nothing happens is one coroutine that waits to read.
+    """Feeds one session with requests and with changes of the store. `rejected` hears what the client could not use.
+
+    A stream on which nothing happens is one coroutine that waits to read; a push needs none. A client that takes its
+    responses slowly has one of them waiting at most: what changes meanwhile is looked at when that one has gone.
     """
 
     def __init__(
         self,
+        call: ServerCall,
         session: Session | DeltaSession,
         dialect: Dialect,
         store: Store,
         changes: Broadcast,
+        ledger: Ledger,
         rejected: Callable[[str, tuple[str, ...]], None],
-        spawn: Spawn,
     ) -> None:
+        self._call = call
         self._session = session
         self._dialect = dialect
         self._store = store
         self._changes = changes
+        self._ledger = ledger
         self._rejected = rejected
-        self._spawn = spawn
         self._followed: set[str] = set()
-        self._turn = asyncio.Event()  # something changed, or somebody else's write ended
-        self._writing = self._settling = False
-        self._push: asyncio.Task[None] | None = None
+        self._turn = asyncio.Event()  # something changed, or a slow client has taken its response
+        self._clock = asyncio.get_running_loop().time
+        self._began = 0.0  # when the response that waits was sent
+        self._late: asyncio.TimerHandle | None = None
 
-    async def run(self, context: Any) -> Refusal | None:
-        """Serve a stream (grpc.aio.ServicerContext) to its end; a Refusal is the status it must end with."""
+    async def run(self) -> Refusal | None:
+        """Serve the stream to its end; a Refusal is the status it must end with. Raises RpcError if it broke."""
+        self._call.drained = self._drained
         try:
-            with self._changes.listening(lambda: self._changed(context)):
-                while (raw := await context.read()) is not grpc.aio.EOF:
-                    if refusal := self._take(raw) or await self._settle(context):
+            with self._changes.listening(self._changed):
+                while (raw := await self._call.read()) is not None:
+                    if refusal := self._take(raw):
                         return refusal
+                    # The next request is read when this one is answered.
+                    while not self._advance():
+                        if refusal := await self._wait():
+                            return refusal
                 return None
         finally:
-            if self._push is not None:
-                self._push.cancel()
+            self._call.drained = None
+            self._in_time()
             self._follow(())
 
     async def answer(self, raw: bytes) -> bytes | Refusal:
@@ -136,7 +148,6 @@ class Conversation:
                 if refusal := self._take(raw):
                     return refusal
                 while self._session.owes:
-                    self._turn.clear()
                     if names := self._session.due(self._store.version):
                         return self._next(names)
                     if refusal := await self._wait():
@@ -145,47 +156,35 @@ class Conversation:
         finally:
             self._follow(())
 
-    async def _settle(self, context: Any) -> Refusal | None:
-        """Until the answer to the last request is out: the next one must be read only then."""
-        self._settling = True
-        try:
-            while True:
-                self._turn.clear()
-                busy = self._writing
-                await self._write(context)
-                if not self._session.owes:
-                    return None
-                if busy:
-                    await self._turn.wait()
-                elif refusal := await self._wait():
-                    return refusal
-        finally:
-            self._settling = False
-
-    def _changed(self, context: Any) -> None:
+    def _changed(self) -> None:
         self._turn.set()
-        if not (self._writing or self._settling):
-            self._push = self._spawn(self._push_to(context))
+        self._advance()
 
-    async def _push_to(self, context: Any) -> None:
-        try:
-            await self._write(context)
-        except Exception as e:  # noqa: BLE001 - gRPC has many words for a stream that ended
-            # The client has gone; the reader of this stream hears of it too, and ends it.
-            log.debug("a secret could not be pushed: %s: %s", type(e).__name__, e)
-        finally:
-            self._turn.set()
+    def _drained(self) -> None:
+        self._ledger.sent(self._clock() - self._began)
+        self._in_time()
+        self._changed()
 
-    async def _write(self, context: Any) -> None:
-        """Send everything that is due, unless somebody does so already."""
-        if self._writing:
-            return
-        self._writing = True
-        try:
-            while names := self._session.due(self._store.version):
-                await context.write(self._next(names))
-        finally:
-            self._writing = False
+    def _advance(self) -> bool:
+        """Send everything that is due; true if neither an answer nor the client has to be waited for."""
+        while not self._call.waits and (names := self._session.due(self._store.version)):
+            began = self._clock()
+            self._call.send(self._next(names))
+            if self._call.waits:
+                self._began = began
+                self._late = asyncio.get_running_loop().call_later(LATE, self._too_late)
+            else:
+                self._ledger.sent(self._clock() - began)
+        return not (self._call.waits or self._session.owes)
+
+    def _too_late(self) -> None:
+        self._ledger.timeouts += 1
+        log.warning("a client has not taken a secret for %g s: %s", LATE, ", ".join(self._session.names)[:200])
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def _next(self, names: tuple[str, ...]) -> bytes:
         nonce = os.urandom(16).hex()
@@ -194,6 +193,7 @@ class Conversation:
         return message
 
     def _take(self, raw: bytes) -> Refusal | None:
+        self._ledger.received(len(raw))
         try:
             outcome = self._session.request(self._dialect.parse(raw))
         except DecodeError:
@@ -206,8 +206,9 @@ class Conversation:
 
     async def _wait(self) -> Refusal | None:
         """Until something changes. A Refusal when a file does not turn up; the CA may take for ever."""
+        self._turn.clear()
         missing = [n for n in self._session.names if self._store.version(n) is None and self._store.problem(n)]
-        if not missing:
+        if not missing or self._call.waits:
             await self._turn.wait()
             return None
         try:

@@ -108,7 +108,7 @@ def test_the_secret_servers_troubles_appear_with_the_first(tmp_path: Path) -> No
     exposition.sds(registry, server)
     samples = [line for line in registry.render().splitlines() if not line.startswith("#")]
     assert samples == ["istio_agent_sds_streams 0"]
-    server.rejects, server.stale = 2, 1
+    server.ledger.rejects, server.ledger.stale = 2, 1
     page = registry.render()
     assert 'istio_agent_pilot_total_xds_rejects{type="sds"} 2\n' in page
     assert 'istio_agent_pilot_xds_expired_nonce{type="sds"} 1\n' in page

@@ -166,7 +166,7 @@ def test_stale_nonces_are_counted(tmp_path: Path) -> None:
                 await c.ask("default", nonce="old")
                 await c.ask("default", "ROOTCA")
                 await c.receive()
-            await eventually(lambda: w.server.stale == 1)
+            await eventually(lambda: w.server.ledger.stale == 1)
 
     asyncio.run(main())
 
@@ -208,7 +208,7 @@ def test_a_rejection_is_recorded_and_the_stream_lives(tmp_path: Path) -> None:
             await c.ask("default")
             response = await c.receive()
             await c.ask("default", nonce=response.nonce, error="bad key")
-            await eventually(lambda: w.server.rejects == 1)
+            await eventually(lambda: w.server.ledger.rejects == 1)
             assert "bad key" in w.recorder.events()[-1].message
             w.secret.set(make_secret("two"))
             assert chain(await c.follow("default")) == b"chain of two\n"
@@ -410,7 +410,7 @@ def test_an_empty_file_name_ends_only_that_stream(tmp_path: Path) -> None:
                 await bad.receive()
             assert e.value.code() is grpc.StatusCode.UNKNOWN
             assert "failed to generate secret for file-root:" in (e.value.details() or "")
-            assert w.server.errors == 1
+            assert w.server.ledger.errors == 1
             assert "default" in await good.get("default")
 
     asyncio.run(main())

@@ -290,7 +290,7 @@ async def scenario(folder: Path) -> None:
             assert status.renewals >= SECONDS * 0.8, status
             assert status.failures == 0, status
             assert workload.readiness.version == 0, "the certificate expired"
-            assert workload.server.rejects == 0
+            assert workload.server.ledger.rejects == 0
         assert soak.failures == []
         assert soak.requests > 10 * SECONDS, soak.counts()
         assert soak.pushes > SECONDS * 5
