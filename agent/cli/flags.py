@@ -93,7 +93,8 @@ class FlagSet:
 
     def help(self) -> str:
         """The text for `--help`."""
-        lines = [self.about, "", "Usage:", f"  {self.usage} [flags]", "", "Flags:"]
+        usage = self.usage if "[flags]" in self.usage else f"{self.usage} [flags]"
+        lines = [self.about, "", "Usage:", f"  {usage}", "", "Flags:"]
         for f in sorted(self.flags, key=lambda f: f.name):
             short = f"-{f.short}, " if f.short else "    "
             default = ",".join(f.default) if isinstance(f.default, tuple) else f.default

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fakes.agent import World
+from tests.fakes.envoy import stats, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -70,3 +71,21 @@ def test_drain_then_termination(world: World) -> None:
     assert world.http(15020, "/healthz/ready")[0] == 200
     assert world.end(signal.SIGTERM)[0] == 0
     assert (world.folder / "requests.log").read_text().count("drain_listeners") == 1
+
+
+def test_a_job_whose_proxy_gets_ready_late_fails_and_is_run_again(world: World) -> None:
+    """restartPolicy OnFailure: the first container fails, its agent stays, the next container runs the command."""
+    (world.folder / "stats.txt").write_text(stats(cds=0))
+    world.start()
+    wait_for(lambda: world.http(15020, "/healthz/ready")[0] == 503, 20)
+    words = ("exec", "--timeout=500ms", "--quit-when=success", "--", "sh", "-c", "echo ran; test -e again")
+    status, out, err = finish(remora(world, *words))
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.endswith("; the command was not run, the agent is left alone\n")
+    (world.folder / "stats.txt").write_text(stats())
+    words = (words[0], "--timeout=20s", *words[2:])
+    assert finish(remora(world, *words)) == (1, "ran\n", "")  # the command itself has failed
+    assert world.http(15020, "/healthz/ready")[0] == 200
+    (world.folder / "again").touch()
+    assert finish(remora(world, *words)) == (0, "ran\n", "")
+    assert world.end()[0] == 0

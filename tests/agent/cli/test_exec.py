@@ -85,12 +85,42 @@ def test_a_command_that_cannot_be_run(server: Server, command: str, status: int)
 
 
 def test_a_proxy_that_does_not_get_ready(server: Server, tmp_path: Path) -> None:
+    """The container fails and its agent stays: a restart of the container may find it ready."""
     server.statuses = [503]
-    ended, _, err = finish(start(server.port, "--timeout=200ms", "--", "touch", str(tmp_path / "ran")))
-    assert ended == 1
-    assert err == "Error: the proxy was not ready within 0.2 seconds: because; the command was not run\n"
+    words = ("--timeout=200ms", "--", "touch", str(tmp_path / "ran"))
+    ended, out, err = finish(start(server.port, *words))
+    said = "Error: the proxy was not ready within 0.2 seconds: because; the command was not run"
+    assert (ended, out, err) == (1, "", f"{said}, the agent is left alone\n")
     assert not (tmp_path / "ran").exists()
+    assert "POST /quitquitquit" not in server.asked
+    server.statuses = [200]
+    assert finish(start(server.port, *words))[0] == 0
+    assert (tmp_path / "ran").exists()
     assert server.asked[-1] == "POST /quitquitquit"
+
+
+def test_asked_for_the_agent_ends_although_the_command_was_never_run(server: Server) -> None:
+    server.statuses = [503]
+    ended, _, err = finish(start(server.port, "--timeout=100ms", "--quit-when=always", "--", "echo"))
+    assert (ended, err.count("\n")) == (1, 1)
+    assert err.endswith("because; the command was not run, the agent ends\n")
+    assert server.asked[-1] == "POST /quitquitquit"
+
+
+@pytest.mark.parametrize(
+    ("when", "script", "quits"),
+    [
+        ("ran", "exit 3", True),
+        ("success", "exit 0", True),
+        ("success", "exit 3", False),
+        ("success", "kill -9 $$", False),
+        ("always", "exit 3", True),
+        ("never", "exit 0", False),
+    ],
+)
+def test_when_the_agent_ends(server: Server, when: str, script: str, quits: bool) -> None:
+    assert finish(start(server.port, "--quit-when", when, "--", "sh", "-c", script))[2] == ""
+    assert ("POST /quitquitquit" in server.asked) is quits
 
 
 def test_no_proxy() -> None:
@@ -124,7 +154,7 @@ def test_a_signal_ends_the_wait(server: Server) -> None:
     wait_for(lambda: server.asked)
     process.send_signal(signal.SIGTERM)
     assert finish(process) == (128 + signal.SIGTERM, "", "")
-    assert server.asked[-1] == "POST /quitquitquit"
+    assert "POST /quitquitquit" not in server.asked
 
 
 def test_the_command_starts_with_no_signal_blocked_or_ignored(server: Server) -> None:
@@ -164,7 +194,15 @@ def test_orphans_are_collected(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["--"], ["echo"], ["--timeout=soon", "--", "echo"], ["--status-port=0", "--", "echo"]]
+    "argv",
+    [
+        [],
+        ["--"],
+        ["echo"],
+        ["--timeout=soon", "--", "echo"],
+        ["--status-port=0", "--", "echo"],
+        ["--quit-when=x", "--", "a"],
+    ],
 )
 def test_usage_errors(argv: list[str]) -> None:
     with pytest.raises(ConfigError):
