@@ -41,8 +41,9 @@ class Frame:
 
 
 def parse(data: bytes) -> list[Frame]:
-    """Whole frames; anything else fails."""
+    """Whole frames, behind the preface perhaps; anything else fails."""
     found = []
+    data = data.removeprefix(frames.PREFACE)
     while data:
         high, low, kind, flags, stream = frames.HEAD.unpack_from(data)
         end = frames.HEAD_SIZE + (high << 8 | low)
