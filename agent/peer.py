@@ -40,7 +40,7 @@ RESERVED = frozenset(
         "upgrade",
     }
 )
-LIMITS = Limits(window=1 << 20)
+LIMITS = Limits(window=1 << 20, views=True)
 
 # Where distributions keep the roots of the operating system; the first that exists is used.
 OS_BUNDLES = (

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from agent.rpc import frames
 from agent.rpc.connection import Connection
+from agent.rpc.inbox import Buffer
 from agent.rpc.status import Code, Gone, RpcError
 from agent.rpc.stream import Stream
 from agent.rpc.transport import Transport
@@ -22,7 +23,12 @@ class Call:
         stream.changed = self._changed
 
     async def read(self) -> bytes | None:
-        """The next message; None after the last one. Raises what `_failed` says if the call has failed."""
+        """The next message; None after the last one. Raises RpcError if the call has failed."""
+        message = await self.read_view()
+        return message.tobytes() if isinstance(message, memoryview) else message
+
+    async def read_view(self) -> Buffer | None:
+        """Like `read`; a long message is a read-only view of memory that goes back to the system with it."""
         stream = self._stream
         while not stream.inbox.messages:
             if stream.end is not None:
@@ -41,7 +47,7 @@ class Call:
             self._transport.flush()
         return message
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: Buffer) -> None:
         """Send a message; returns when all of it is on its way, which takes as long as the peer wants it to.
 
         Raises what `read` would if the call has ended.
@@ -122,7 +128,7 @@ class ServerCall(Call):
     def gone(self) -> bool:
         return self._stream.local_closed
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: Buffer) -> None:
         if self._headers is not None and not self._stream.local_closed:
             self.accept()
         await super().write(message)
@@ -132,7 +138,7 @@ class ServerCall(Call):
         """Not everything that was written has gone: the client, or the connection, is slow."""
         return self._stream.out_size > 0
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: Buffer) -> None:
         """Write without waiting. Look at `waits` before: nothing else bounds what a slow client costs.
 
         Harmless if the client has left.

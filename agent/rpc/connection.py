@@ -236,7 +236,7 @@ class Connection(Sending):
         if self._leaving or len(self.streams) >= self._limits.streams:
             self._put(frames.rst_stream(number, frames.REFUSED_STREAM))
             return
-        stream = Stream(number, self._limits.window, self._peer_window, self._limits.message)
+        stream = Stream(number, self._limits.window, self._peer_window, self._limits.message, self._limits.views)
         stream.headers = headers
         stream.remote_closed = end
         self.streams[number] = stream

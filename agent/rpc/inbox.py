@@ -1,12 +1,20 @@
 """Messages of one stream, put together from the payloads of DATA frames (gRPC's Length-Prefixed-Message)."""
 
+import mmap
 from collections import deque
+from contextlib import suppress
 from struct import Struct
 
 PREFIX = Struct(">BI")
 PREFIX_SIZE = 5
 SMALL = 1024
 MAX_JOINED = 65_536
+# From here on a message that may be a view is put together in memory of its own: in huge pages, which saves most of its
+# page faults (half of all time at 50 MB), written once instead of twice, and given back when nobody has it any more.
+BIG = 4 << 20
+_PAGES = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE: what was only promised costs nothing
+
+Buffer = bytes | memoryview
 
 
 class BadMessage(Exception):
@@ -20,13 +28,16 @@ class BadMessage(Exception):
 class Inbox:
     """`messages` are whole ones that nobody has taken. `limit`: the longest allowed message in bytes; 0: any length.
 
-    Nothing is reserved for what a prefix promises: memory grows with what has arrived.
+    Nothing is reserved for what a prefix promises: memory grows with what has arrived. With `views`, long messages are
+    read-only views instead of bytes.
     """
 
-    __slots__ = ("_limit", "_missing", "_parts", "_prefix", "held", "messages")
+    __slots__ = ("_limit", "_missing", "_parts", "_prefix", "_region", "_views", "held", "messages")
 
-    def __init__(self, limit: int = 0) -> None:
-        self.messages: deque[bytes] = deque()
+    def __init__(self, limit: int = 0, views: bool = False) -> None:
+        self.messages: deque[Buffer] = deque()
+        self._views = views
+        self._region: memoryview | None = None  # where the message that has begun is put together
         self.held = 0  # bytes of whole messages that nobody has taken
         self._limit = limit
         self._prefix = b""  # of a message whose length is not known yet
@@ -38,7 +49,7 @@ class Inbox:
         """Whether a message has begun and not ended."""
         return self._parts is not None or bool(self._prefix)
 
-    def take(self) -> bytes:
+    def take(self) -> Buffer:
         message = self.messages.popleft()
         self.held -= len(message)
         return message
@@ -73,13 +84,18 @@ class Inbox:
                 start += size
             else:
                 self._parts, self._missing = [], size
+                self._region = _region(size) if self._views and size >= BIG else None
 
     def _more(self, data: bytes, start: int, end: int) -> int:
         """Add to the message that has begun; returns where the rest starts."""
         parts = self._parts
         assert parts is not None
         stop = min(end, start + self._missing)
-        if stop - start < SMALL:
+        region = self._region
+        if region is not None:
+            place = len(region) - self._missing
+            region[place : place + stop - start] = memoryview(data)[start:stop]
+        elif stop - start < SMALL:
             # A peer that sends single bytes must not cost an object for each.
             if not (parts and isinstance(parts[-1], bytearray) and len(parts[-1]) < MAX_JOINED):
                 parts.append(bytearray())
@@ -90,8 +106,19 @@ class Inbox:
             parts.append(data[start:stop])
         self._missing -= stop - start
         if not self._missing:
-            message = b"".join(parts)
-            self._parts = None
+            message = b"".join(parts) if region is None else region.toreadonly()
+            self._parts = self._region = None
             self.messages.append(message)
             self.held += len(message)
         return stop
+
+
+def _region(size: int) -> memoryview | None:
+    """Memory for one message; None where the system gives none at once."""
+    try:
+        pages = mmap.mmap(-1, size, flags=_PAGES)
+    except (OSError, OverflowError):
+        return None
+    with suppress(OSError, AttributeError):  # a kernel without huge pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from agent.rpc import frames
 from agent.rpc.blocks import MAX_HEADERS
 from agent.rpc.frames import DATA, HEAD, HEAD_SIZE, MAX_FRAME, MAX_WINDOW, NO_ERROR
-from agent.rpc.inbox import PREFIX, PREFIX_SIZE
+from agent.rpc.inbox import PREFIX, PREFIX_SIZE, Buffer
 from agent.rpc.status import Code
-from agent.rpc.stream import Buffer, Stream
+from agent.rpc.stream import Stream
 
 QUEUE = 256 << 10  # bytes of DATA that are framed ahead of the socket
 
@@ -20,6 +20,7 @@ class Limits:
     window: int = 1 << 20  # bytes of a stream that may be on the way or untaken
     streams: int = 100_000
     message: int = 0
+    views: bool = False  # take long messages as read-only views (`Call.read_view`)
 
 
 class Sending:
@@ -51,7 +52,7 @@ class Sending:
         full = len(self.streams) >= self._peer_streams or self._next_id > MAX_WINDOW
         if self.broken or self._leaving or full:
             return None
-        stream = Stream(self._next_id, self._limits.window, self._peer_window, self._limits.message)
+        stream = Stream(self._next_id, self._limits.window, self._peer_window, self._limits.message, self._limits.views)
         self._next_id += 2
         self.streams[stream.id] = stream
         self._put(frames.header_frames(stream.id, block, False, self._peer_frame))

@@ -4,11 +4,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from agent.rpc.frames import DEFAULT_WINDOW, MAX_WINDOW
-from agent.rpc.inbox import PREFIX, PREFIX_SIZE, Inbox
+from agent.rpc.inbox import PREFIX, PREFIX_SIZE, Buffer, Inbox
 from agent.rpc.status import Code
 
 Headers = Mapping[bytes, bytes]
-Buffer = bytes | memoryview
 
 
 class Stream:
@@ -19,9 +18,11 @@ class Stream:
         "recv_window", "remote_closed", "send_window", "trailers", "window",
     )  # fmt: skip
 
-    def __init__(self, number: int, window: int, send_window: int = DEFAULT_WINDOW, limit: int = 0) -> None:
+    def __init__(
+        self, number: int, window: int, send_window: int = DEFAULT_WINDOW, limit: int = 0, views: bool = False
+    ) -> None:
         self.id = number
-        self.inbox = Inbox(limit)
+        self.inbox = Inbox(limit, views)
         self.headers: Headers | None = None
         self.trailers: Headers | None = None
         self.remote_closed = False  # nothing more will come

@@ -9,8 +9,8 @@ from contextlib import suppress
 from itertools import islice
 
 from agent.rpc.connection import Connection
+from agent.rpc.inbox import Buffer
 from agent.rpc.sending import QUEUE
-from agent.rpc.stream import Buffer
 
 RECORD = 16 << 10  # bytes of the largest TLS record
 READ, READ_TLS = 256 << 10, RECORD  # bytes of one read

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agent.xds import wire
-from agent.xds.wire import Flavour, Head
+from agent.xds.wire import Flavour, Frame, Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class ToPlane:
 class ToEnvoy:
     """Send this frame down."""
 
-    frame: bytes
+    frame: Frame
     head: Head
 
 
@@ -84,7 +84,7 @@ class Session:
             actions.extend(self._announced(announcement) for announcement in self._announcements.values())
         return actions
 
-    def response(self, frame: bytes) -> ToEnvoy | Apply | Dropped:
+    def response(self, frame: Frame) -> ToEnvoy | Apply | Dropped:
         """A frame of the control plane's. Raises wire.EnvelopeError."""
         head = wire.response_head(self.flavour, frame)
         if head.type_url in self._owned:
@@ -93,7 +93,7 @@ class Session:
             return ToEnvoy(frame, head)
         return Dropped(head.type_url, expected=False)
 
-    def _own(self, head: Head, frame: bytes) -> Apply | Dropped:
+    def _own(self, head: Head, frame: Frame) -> Apply | Dropped:
         resource = wire.first_resource(self.flavour, frame)
         if resource is None:
             return Dropped(head.type_url, expected=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from agent.protos import xds_pb2
-from agent.xds.wire import TYPE, EnvelopeError, Flavour
+from agent.xds.wire import TYPE, EnvelopeError, Flavour, Frame
 
 WRAPPED = TYPE + "envoy.service.discovery.v3.Resource"  # how a state-of-the-world resource carries a name of its own
 
@@ -58,7 +58,7 @@ def asked(flavour: Flavour, frame: bytes) -> Asked:
     return Asked(sotw.type_url, names, (), frozenset(), sotw.version_info, sotw.response_nonce, refused)
 
 
-def split(flavour: Flavour, frame: bytes) -> Parts:
+def split(flavour: Flavour, frame: Frame) -> Parts:
     """Take a response apart; every resource is copied once. Raises EnvelopeError.
 
     A state-of-the-world resource is named by its own first field, as all of Envoy's are; one without a name is left
@@ -73,7 +73,7 @@ def split(flavour: Flavour, frame: bytes) -> Parts:
         elif number == 2:
             name = _delta_name(frame, start, end) if flavour is Flavour.DELTA else _state_name(frame, start, end)
             if name is not None:
-                resources.append((name, frame[start:end]))
+                resources.append((name, bytes(frame[start:end])))
         elif number == 6:
             removed.append(_text(frame, start, end))
     return Parts(tuple(resources), tuple(removed), version)
@@ -106,7 +106,7 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _delta_name(frame: bytes, start: int, end: int) -> str:
+def _delta_name(frame: Frame, start: int, end: int) -> str:
     name = ""
     for number, first, last in _fields(frame, start, end):
         if number == 3:
@@ -114,7 +114,7 @@ def _delta_name(frame: bytes, start: int, end: int) -> str:
     return name
 
 
-def _state_name(frame: bytes, start: int, end: int) -> str | None:
+def _state_name(frame: Frame, start: int, end: int) -> str | None:
     """The name inside the Any that lies there."""
     type_url, value = "", (end, end)
     for number, first, last in _fields(frame, start, end):
@@ -132,14 +132,14 @@ def _state_name(frame: bytes, start: int, end: int) -> str | None:
     return name
 
 
-def _text(frame: bytes, start: int, end: int) -> str:
+def _text(frame: Frame, start: int, end: int) -> str:
     try:
-        return frame[start:end].decode()
+        return bytes(frame[start:end]).decode()
     except UnicodeDecodeError as e:
         raise EnvelopeError("a name that is not text") from e
 
 
-def _fields(frame: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _fields(frame: Frame, position: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(field number, start, end) of every length-delimited field there; others are passed over."""
     try:
         while position < end:
@@ -165,7 +165,7 @@ def _fields(frame: bytes, position: int, end: int) -> Iterator[tuple[int, int, i
         raise EnvelopeError("a message that is cut short")
 
 
-def _number(frame: bytes, position: int) -> tuple[int, int]:
+def _number(frame: Frame, position: int) -> tuple[int, int]:
     """(value, position behind it) of a varint."""
     byte = frame[position]
     position += 1

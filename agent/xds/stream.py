@@ -23,7 +23,7 @@ from agent.xds.slices import asked
 from agent.xds.standin import StandIn
 from agent.xds.tracker import Tracker
 from agent.xds.upstream import Upstream
-from agent.xds.wire import NAME_TABLE, EnvelopeError, Flavour, Head
+from agent.xds.wire import NAME_TABLE, EnvelopeError, Flavour, Frame, Head
 
 log = logs.scope("xdsproxy")
 
@@ -34,7 +34,7 @@ class Envoy(Protocol):
     """What is used of a call that is served (agent.rpc.call.ServerCall)."""
 
     async def read(self) -> bytes | None: ...
-    async def write(self, message: bytes) -> None: ...
+    async def write(self, message: Frame) -> None: ...
 
 
 SLOW_SEND = 10.0  # seconds after which a send that Envoy does not take is worth a line
@@ -256,7 +256,7 @@ class Stream:
             type=refused.type_url,
         )
 
-    async def _deliver(self, envoy: Envoy, frame: bytes) -> None:
+    async def _deliver(self, envoy: Envoy, frame: Frame) -> None:
         size = len(frame)
         self._relayed(size)
         if not (self._live or self._goes_live()):
@@ -277,7 +277,7 @@ class Stream:
             self._ledger.responded(Head(action.type_url), size, self._clock())
             self._drop(action)
 
-    async def _send(self, envoy: Envoy, frame: bytes) -> None:
+    async def _send(self, envoy: Envoy, frame: Frame) -> None:
         self._sending = (self._clock(), len(frame))
         if self._reminder is None:  # one at a time, not one for every frame
             self._reminder = asyncio.get_running_loop().call_later(SLOW_SEND, self._remind)

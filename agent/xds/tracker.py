@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from agent.xds.cache import WHOLE, Cache
 from agent.xds.slices import Asked, split
-from agent.xds.wire import EnvelopeError, Flavour, Head
+from agent.xds.wire import EnvelopeError, Flavour, Frame, Head
 
 
 @dataclass(slots=True)
@@ -15,7 +15,7 @@ class _Watch:
     wildcard: bool
     names: set[str]
     held: frozenset[str] | None  # what Envoy held at the start; None once it has accepted something
-    waiting: dict[str, bytes] = field(default_factory=dict)  # nonce to response, oldest first
+    waiting: dict[str, Frame] = field(default_factory=dict)  # nonce to response, oldest first
 
 
 class Tracker:
@@ -28,7 +28,7 @@ class Tracker:
         self._watches: dict[str, _Watch] = {}
         self._waiting = 0
 
-    def response(self, head: Head, frame: bytes) -> None:
+    def response(self, head: Head, frame: Frame) -> None:
         """A response goes to Envoy."""
         watch = self._watches.get(head.type_url)
         if watch is None or not head.nonce or not self._cache.wants(head.type_url):
@@ -100,7 +100,7 @@ class Tracker:
         watch.held = None
         self._cache.accepted_delta(asked.type_url, parts, watch.names, wildcard=watch.wildcard, held=held)
 
-    def _settle(self, watch: _Watch, nonce: str) -> bytes | None:
+    def _settle(self, watch: _Watch, nonce: str) -> Frame | None:
         frame = watch.waiting.pop(nonce, None)
         if frame is not None:
             self._waiting -= len(frame)

@@ -14,7 +14,7 @@ from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, Ending
 from agent.xds.endpoints import Candidate
 from agent.xds.outbox import Outbox
-from agent.xds.wire import EnvelopeError, Flavour
+from agent.xds.wire import EnvelopeError, Flavour, Frame
 
 log = logs.scope("xdsproxy")
 
@@ -30,7 +30,7 @@ class Upstream:
         dialler: Dialler,
         flavour: Flavour,
         outbox: Outbox,
-        deliver: Callable[[bytes], Awaitable[None]],
+        deliver: Callable[[Frame], Awaitable[None]],
         connected: Callable[[str], None],
     ) -> None:
         self._config = config
@@ -132,7 +132,7 @@ class Upstream:
         clock = asyncio.get_running_loop().time
         while True:
             self._reading = clock()
-            frame = await call.read()
+            frame = await call.read_view()
             if frame is None:
                 return Ending()
             self._reading = None

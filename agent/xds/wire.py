@@ -20,6 +20,8 @@ TRUST_BUNDLE = TYPE + "istio.mesh.v1alpha1.ProxyConfig"
 HEALTH = TYPE + "istio.v1.HealthInformation"
 WORKLOAD = TYPE + "istio.workload.Workload"
 
+# A long frame is a view: it is never copied as a whole.
+Frame = bytes | memoryview
 M = TypeVar("M", bound=Message)
 
 INTERNAL = 13  # google.rpc.Code of every refusal
@@ -55,7 +57,7 @@ _REQUEST_TAGS = {
 _RESPONSE_TAGS = {10: "version", 34: "type_url", 42: "nonce"}
 
 
-def request_head(flavour: Flavour, frame: bytes) -> Head:
+def request_head(flavour: Flavour, frame: Frame) -> Head:
     """The envelope of a (Delta)DiscoveryRequest. Raises EnvelopeError."""
     found = _scan(frame, _REQUEST_TAGS[flavour])
     if found is None:
@@ -69,7 +71,7 @@ def request_head(flavour: Flavour, frame: bytes) -> Head:
     return _head(found)
 
 
-def response_head(flavour: Flavour, frame: bytes) -> Head:
+def response_head(flavour: Flavour, frame: Frame) -> Head:
     """The envelope of a (Delta)DiscoveryResponse. Raises EnvelopeError."""
     found = _scan(frame, _RESPONSE_TAGS)
     if found is None:
@@ -81,7 +83,7 @@ def response_head(flavour: Flavour, frame: bytes) -> Head:
     return _head(found)
 
 
-def first_resource(flavour: Flavour, frame: bytes) -> tuple[str, bytes] | None:
+def first_resource(flavour: Flavour, frame: Frame) -> tuple[str, bytes] | None:
     """(type URL, value) of a response's first resource; None if it has none. Raises EnvelopeError."""
     if flavour is Flavour.DELTA:
         delta = _decode(xds_pb2.DeltaResponse(), frame)
@@ -118,9 +120,9 @@ def acknowledgement(flavour: Flavour, head: Head, error: str | None = None) -> b
     ).SerializeToString()
 
 
-def _decode(message: M, frame: bytes) -> M:
+def _decode(message: M, frame: Frame) -> M:
     try:
-        message.ParseFromString(frame)
+        message.ParseFromString(frame)  # type: ignore[arg-type]  # it takes any buffer
     except DecodeError as e:
         raise EnvelopeError("not a discovery message") from e
     return message
@@ -142,7 +144,7 @@ def _error_text(detail: bytes | None) -> str | None:
     return None if detail is None else _decode(xds_pb2.Status(), detail).message
 
 
-def _scan(frame: bytes, wanted: dict[int, str]) -> dict[str, bytes] | None:
+def _scan(frame: Frame, wanted: dict[int, str]) -> dict[str, bytes] | None:
     """The wanted top-level strings, the last of each; None if this is a case for the protobuf runtime."""
     found: dict[str, bytes] = {}
     position, end, fields = 0, len(frame), 0
@@ -185,7 +187,7 @@ def _scan(frame: bytes, wanted: dict[int, str]) -> dict[str, bytes] | None:
             if name := wanted.get(tag):
                 if name in found:  # the earlier one counts for nothing, but must be well-formed all the same
                     return None
-                found[name] = frame[position : position + value]
+                found[name] = bytes(frame[position : position + value])
             position += value
     except IndexError:
         return None
