@@ -2,34 +2,21 @@
 
 import json
 import os
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from agent import atomicfile, logs, secrecy, uds
 from agent.config import AgentConfig
 from agent.envoy import args, bootstrap, launch
 from agent.errors import FatalError
+from agent.signals import EarlySignals
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 log = logs.scope("default")
-
-
-class EarlySignals:
-    """Remembers signals until the event loop takes over: PID 1 has no default action, SIGUSR1 would end the rest."""
-
-    def __init__(self) -> None:
-        self.caught: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._remember)
-
-    def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.caught.append(number)
 
 
 class Boot:
@@ -55,12 +42,12 @@ class Boot:
                 os.unlink(path)
 
 
-def boot(config: AgentConfig) -> Boot:
+def boot(config: AgentConfig, signals: EarlySignals) -> Boot:
     """Bind the status port, write Envoy's bootstrap and start Envoy. Raises FatalError with nothing left behind."""
     # `spawn` is what the supervisor calls again after a crash, with the same bootstrap.
     result = Boot(
         config,
-        EarlySignals(),
+        signals,
         lambda: launch.spawn(config.envoy, args.envoy_args(config), args.envoy_environ(config)),
     )
     try:
