@@ -25,8 +25,6 @@ from tests.fakes.cluster import IP, VIP, Cluster, plain_outside
 from tests.fakes.container import ENVOY, Container, expand
 from tests.fakes.pod import Pod, downward
 
-pytestmark = [pytest.mark.root, pytest.mark.envoy]
-
 FACTS = yaml.safe_load(Path(__file__).with_name("injected.yaml").read_text())
 VARIANTS: dict[str, Any] = FACTS["variants"]
 LIMITS = FACTS["pod"]["limits"]
@@ -78,6 +76,7 @@ def test_what_the_arguments_variables_and_files_say(name: str) -> None:
     assert metadata.get("INTERCEPTION_MODE") == {"tproxy": "TPROXY", "proxyless": None}.get(name, "REDIRECT")
 
 
+@pytest.mark.envoy
 @pytest.mark.parametrize("name", WITH_ENVOY)
 def test_envoy_takes_the_bootstrap(name: str, tmp_path: Path) -> None:
     config = loaded(name)
@@ -130,6 +129,8 @@ def made(cluster: Cluster, name: str) -> Pod:
     return Pod(cluster, container, labels=facts["labels"], annotations=facts["annotations"], limits=LIMITS)
 
 
+@pytest.mark.root
+@pytest.mark.envoy
 @pytest.mark.parametrize("name", WITH_ENVOY)
 def test_the_pod_lives(cluster: Cluster, name: str) -> None:
     """Init container, start, hook, probes, traffic, hook, end: in the kubelet's order, with the real Envoy."""
@@ -163,6 +164,7 @@ def test_the_pod_lives(cluster: Cluster, name: str) -> None:
     assert "token-1" not in out
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("name", ["proxyless"])
 def test_a_pod_without_envoy_lives(cluster: Cluster, name: str) -> None:
     facts = VARIANTS[name]
