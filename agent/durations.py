@@ -1,4 +1,4 @@
-"""Durations in text: Go's (`1h30m`, environment variables) and protobuf's (`45s`, ProxyConfig). Values are seconds."""
+"""Durations in text: Go's (`1h30m`, environment variables), protobuf's (`45s`, ProxyConfig), people's. In seconds."""
 
 _LONGEST = 9.2e9  # Go counts nanoseconds in 64 bits
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -53,3 +53,12 @@ def proto_text(nanos: int) -> str:
 def proto_seconds(text: str) -> float:
     """Seconds of a protobuf JSON duration; raises ValueError."""
     return proto_nanos(text) / 1e9
+
+
+def span(seconds: float) -> str:
+    """For people, who need two units at most: 3d4h, 5h6m, 7m8s, 9s."""
+    whole = int(seconds)
+    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // below}{small}"
+    return f"{whole}s"

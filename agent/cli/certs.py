@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agent.cli.control import PORT, get_json, no_words
-from agent.cli.flags import Flag, FlagSet, HelpWanted
+from agent.cli.control import PORT, question
+from agent.cli.flags import Flag, FlagSet
+from agent.durations import span
 
 BAR = 24
 FLAGS = FlagSet(
@@ -19,13 +20,7 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0 if every certificate is valid, 1 if one is not or if no agent answers."""
-    try:
-        args = FLAGS.parse(argv)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
-    no_words("certs", args.words)
-    rows = get_json(args["status-port"], "/debug/certs")
+    args, rows = question(FLAGS, argv, "/debug/certs")
     now = time.time()
     if args["json"]:
         print(json.dumps(rows, indent=2))
@@ -113,12 +108,3 @@ def moment(at: float, now: float) -> str:
 
 def stamp(at: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
-
-
-def span(seconds: float) -> str:
-    """Two units are enough: 3d4h, 5h6m, 7m8s, 9s."""
-    whole = int(seconds)
-    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // below}{small}"
-    return f"{whole}s"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
-from agent.cli.flags import FlagSet, HelpWanted
+from agent.cli.flags import FlagSet
 from agent.errors import ConfigError
 
 FLAGS = FlagSet(
@@ -37,11 +37,7 @@ complete -o default -F _remora_agent {programs}
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0; ConfigError (255) for a shell that is not known."""
-    try:
-        args = FLAGS.parse(argv)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
+    args = FLAGS.parse(argv)
     shell = args.words[0] if len(args.words) == 1 else ""
     makers = {"bash": _bash, "zsh": _zsh, "fish": _fish}
     if shell not in makers:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from agent.cli.control import PORT, get_json
-from agent.cli.flags import PROXY, Flag, FlagSet, HelpWanted, Parsed
+from agent.cli.flags import PROXY, Flag, FlagSet, Parsed
 from agent.errors import ConfigError
 
 OWN = (
@@ -26,11 +26,7 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0; 255 (or ConfigError) for a configuration that cannot work, FatalError (1) if no agent answers."""
-    try:
-        args = FLAGS.parse(argv)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
+    args = FLAGS.parse(argv)
     if not args.words or args.words[0] not in ("show", "check"):
         raise ConfigError("config needs to know what to do: config show or config check")
     own = {flag.name for flag in OWN}

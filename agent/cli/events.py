@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.cli.control import PORT, get_json, no_words
-from agent.cli.flags import Flag, FlagSet, HelpWanted
+from agent.cli.control import PORT, question
+from agent.cli.flags import Flag, FlagSet
 
 FLAGS = FlagSet(
     "remora-agent events",
@@ -22,13 +22,7 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0, or FatalError (1) if no agent answers."""
-    try:
-        args = FLAGS.parse(argv)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
-    no_words("events", args.words)
-    answer = get_json(args["status-port"], "/debug/events")
+    args, answer = question(FLAGS, argv, "/debug/events")
     events = [e for e in answer["events"] if args["component"] in ("", e["component"])]
     if not args["json"] and answer["dropped"]:
         print(f"({answer['dropped']} older events are no longer here)")

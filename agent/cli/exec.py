@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from agent.cli import control
-from agent.cli.flags import Flag, FlagSet, HelpWanted
+from agent.cli.flags import Flag, FlagSet
 from agent.cli.http import HttpError, fetch
 from agent.durations import go_duration
 from agent.errors import ConfigError, FatalError
@@ -49,11 +49,7 @@ FROM_THE_KERNEL = 0x80  # si_code SI_KERNEL: a terminal has sent it to the whole
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """CMD's status; 126 or 127 if it cannot be run, as shells have it. FatalError (1): the proxy did not get ready."""
     own, command = _split(argv)
-    try:
-        args = FLAGS.parse(own)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
+    args = FLAGS.parse(own)
     if args.words or not command:
         raise ConfigError("exec needs two dashes and a command: remora-agent exec [flags] -- CMD [ARG...]")
     try:

@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
 from agent.cli import control
-from agent.cli.flags import Flag, FlagSet, HelpWanted
-from agent.cli.http import HttpError, fetch
+from agent.cli.flags import Flag, FlagSet
 from agent.durations import go_duration
-from agent.errors import ConfigError, FatalError
+from agent.errors import ConfigError
 
-TIMEOUT = 10.0  # seconds
 FLAGS = FlagSet(
     "remora-agent log [LEVEL|SCOPE:LEVEL[,...]|reset]",
     (Flag("for", "5m", "how long, at most an hour; then the levels are as configured again"), control.PORT),
@@ -20,11 +18,7 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0; ConfigError (255) for what is no level, FatalError (1) if there is no agent."""
-    try:
-        args = FLAGS.parse(argv)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
+    args = FLAGS.parse(argv)
     if len(args.words) > 1:
         raise ConfigError(f"log takes one list of levels, such as default:debug,sds:info, not {len(args.words)} words")
     try:
@@ -32,12 +26,8 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     except ValueError as e:
         raise ConfigError(f"--for: {e}") from None
     query = "?" + urlencode({"level": args.words[0], "seconds": f"{seconds:g}"}) if args.words else ""
-    target = control.url(args["status-port"], f"/logging{query}")
-    try:
-        status, answer = fetch("POST" if query else "GET", target, b"", TIMEOUT)
-    except HttpError as e:
-        raise FatalError(f"the agent was not reached: {e}") from None
-    text = answer.decode("utf-8", "replace").strip()
+    status, answer = control.call("POST" if query else "GET", args["status-port"], f"/logging{query}")
+    text = answer.strip()
     if status != 200:
         raise ConfigError(text or f"the agent answered with status {status}")
     sys.stdout.write(text + "\n")

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from agent.cli.flags import Flag, FlagSet, HelpWanted
+from agent.cli.flags import Flag, FlagSet
 from agent.cli.http import HttpError, Url, fetch
 from agent.errors import ConfigError
 
@@ -19,11 +19,7 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0 for an answer below 400 (and for 404, as istio's agent does); ConfigError (255) for everything else."""
-    try:
-        args = FLAGS.parse(argv)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
+    args = FLAGS.parse(argv)
     port = args["debug-port"]
     if port not in PORTS:
         raise ConfigError(f"--debug-port {port} is not allowed: use one of {', '.join(map(str, PORTS))}")

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 
-from agent.cli.flags import Flag, FlagSet, HelpWanted
+from agent.cli.flags import Flag, FlagSet
 from agent.errors import ConfigError
 from agent.version import ISTIO_VERSION, VERSION
 
@@ -19,11 +19,7 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0, or ConfigError (255) for an output format that does not exist."""
-    try:
-        args = FLAGS.parse(argv)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
+    args = FLAGS.parse(argv)
     python = ".".join(map(str, sys.version_info[:3]))
     info = {
         "version": VERSION,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from agent.cli.flags import Flag, FlagSet, HelpWanted
+from agent.cli.flags import Flag, FlagSet
 from agent.cli.http import HttpError, Url, fetch
 from agent.errors import ConfigError
 
@@ -21,11 +21,7 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0 on the first answer 200; ConfigError (255) when the time is up."""
-    try:
-        args = FLAGS.parse(argv)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
+    args = FLAGS.parse(argv)
     try:
         url = Url(args["url"])
     except ValueError as e:

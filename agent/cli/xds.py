@@ -5,8 +5,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agent.cli.control import PORT, get_json, no_words
-from agent.cli.flags import Flag, FlagSet, HelpWanted
+from agent.cli.control import PORT, question
+from agent.cli.flags import Flag, FlagSet
+from agent.durations import span
 
 FLAGS = FlagSet(
     "remora-agent xds",
@@ -18,20 +19,14 @@ COLUMNS = ("TYPE", "VERSION", "RESOURCES", "BYTES", "PUSHES", "LAST PUSH", "SIZE
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0 while the control plane's own configuration is in use, 1 if it is not or if no agent answers."""
-    try:
-        args = FLAGS.parse(argv)
-    except HelpWanted as wanted:
-        print(wanted)
-        return 0
-    no_words("xds", args.words)
-    found = get_json(args["status-port"], "/debug/xds")
+    args, found = question(FLAGS, argv, "/debug/xds")
     sys.stdout.write((json.dumps(found, indent=2) if args["json"] else "\n".join(lines(found))) + "\n")
     return 0 if found["state"] == "live" else 1
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """For a person. Shape of `found`: agent/xds/report.py."""
-    heard = "never heard" if found["silent"] is None else f"last heard {span(found['silent'])} ago"
+    heard = "never heard" if found["silent"] is None else f"last heard {since(found['silent'])} ago"
     yield f"{found['state']}  {found['endpoint'] or 'no endpoint has answered yet'}, {heard}"
     if found["error"]:
         yield f"  error: {found['error']}"
@@ -42,11 +37,11 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     cache = found["cache"]
     kept = f"{cache['resources']} resources, {size(cache['bytes'])}"
     reason = f": {cache['reason']}" if cache["reason"] else f", {kept}" if cache["resources"] else ""
-    age = f", {span(cache['age'])} old" if cache["age"] and cache["resources"] else ""
+    age = f", {since(cache['age'])} old" if cache["age"] and cache["resources"] else ""
     yield f"  cache {cache['state']}{reason}{age}"
     for one in found["endpoints"]:
         if one["error"] or len(found["endpoints"]) > 1:
-            behind = f", behind the others for {span(one['behind'])}" if one["behind"] else ""
+            behind = f", behind the others for {since(one['behind'])}" if one["behind"] else ""
             failed = (
                 f"{one['failures']} failures in a row{behind}: {one['error']}" if one["error"] else "nothing against it"
             )
@@ -88,18 +83,12 @@ def shortened(version: str, most: int = 24) -> str:
 
 
 def ago(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{span(seconds)} ago"
+    return "-" if seconds is None else f"{since(seconds)} ago"
 
 
-def span(seconds: float) -> str:
-    """Tenths below ten seconds, then two units: 0.3s, 42s, 7m8s, 5h6m, 3d4h."""
-    if seconds < 10:
-        return f"{seconds:.1f}s"
-    whole = int(seconds)
-    for unit, name, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= unit:
-            return f"{whole // unit}{name}{whole % unit // below}{small}"
-    return f"{whole}s"
+def since(seconds: float) -> str:
+    """As `span`, with tenths below ten seconds: a push may be that fresh."""
+    return f"{seconds:.1f}s" if seconds < 10 else span(seconds)
 
 
 def size(number: int) -> str:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.durations import go_duration, proto_nanos, proto_seconds, proto_text
+from agent.durations import go_duration, proto_nanos, proto_seconds, proto_text, span
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,11 @@ def test_any_text(text: str) -> None:
             read(text)
         except ValueError:
             continue
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.9, "59s"), (60, "1m0s"), (3725, "1h2m"), (90000, "1d1h"), (86400 * 400, "400d0h")],
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert span(seconds) == text

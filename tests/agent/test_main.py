@@ -49,6 +49,27 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert len(capsys.readouterr().out) > 100
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("certs", "--json"),
+        ("config", "--running"),
+        ("events", "--component"),
+        ("exec", "--quit-when"),
+        ("log", "--for"),
+        ("proxy", "--meshConfig"),
+        ("quit", "--status-port"),
+        ("request", "--debug-port"),
+        ("version", "--short"),
+        ("wait", "--periodMillis"),
+        ("xds", "--json"),
+    ],
+)
+def test_a_command_explains_its_flags(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch("pilot-agent", [command, "x", "--help"], {}) == 0
+    assert f" {flag}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["request", "wait", "version", "exec", "quit", "drain"])
 def test_hooks_import_neither_grpc_nor_asyncio(command: str) -> None:
     code = f"import sys, agent.cli.{command}; print([m for m in ('grpc', 'asyncio', 'google') if m in sys.modules])"

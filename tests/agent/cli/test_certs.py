@@ -112,19 +112,6 @@ def test_nobody_or_somebody_else_there() -> None:
         certs.run(["x"], {})
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert certs.run(["--help"], {}) == 0
-    assert "--json" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0s"), (59.9, "59s"), (60, "1m0s"), (3725, "1h2m"), (90000, "1d1h"), (86400 * 400, "400d0h")],
-)
-def test_spans(seconds: float, text: str) -> None:
-    assert certs.span(seconds) == text
-
-
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
 def test_bars_have_one_length(begin: float, end: float, now: float) -> None:
     assert len(certs.bar(begin, end, now)) == certs.BAR + 2

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from agent.cli.config import run
-from agent.cli.flags import HelpWanted
 from agent.errors import ConfigError, FatalError
 from agent.settings.load import load
 from agent.settings.show import as_json
@@ -119,11 +118,3 @@ def test_a_configuration_that_cannot_work_is_not_shown() -> None:
 def test_it_must_be_told_what_to_do(argv: list[str]) -> None:
     with pytest.raises(ConfigError, match="config show or config check"):
         run(argv, ENV)
-
-
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        run(["--help"], ENV)
-    except HelpWanted as text:
-        print(text)
-    assert "--json" in capsys.readouterr().out

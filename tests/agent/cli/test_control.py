@@ -5,7 +5,7 @@ from threading import Thread
 
 import pytest
 
-from agent.cli import control, drain
+from agent.cli import drain
 from agent.cli import quit as quit_
 from agent.errors import ConfigError, FatalError
 
@@ -62,9 +62,3 @@ def test_usage_errors(argv: list[str]) -> None:
     for run in (quit_.run, drain.run):
         with pytest.raises(ConfigError):
             run(argv, {})
-
-
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert (quit_.run(["-h"], {}), drain.run(["-h"], {})) == (0, 0)
-    assert capsys.readouterr().out.count("--status-port") == 2
-    assert control.PORT.default == 15020

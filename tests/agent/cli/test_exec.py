@@ -207,8 +207,3 @@ def test_orphans_are_collected(server: Server) -> None:
 def test_usage_errors(argv: list[str]) -> None:
     with pytest.raises(ConfigError):
         job.run(argv, {})
-
-
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert job.run(["--help"], {}) == 0
-    assert "--if-present" in capsys.readouterr().out

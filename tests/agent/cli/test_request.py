@@ -22,11 +22,6 @@ def test_other_ports_are_refused(port: str) -> None:
         run(["--debug-port", port, "GET", "x"], {})
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--help"], {}) == 0
-    assert "--debug-port" in capsys.readouterr().out
-
-
 SERVER = """
 import http.server, subprocess, sys, threading
 class Handler(http.server.BaseHTTPRequestHandler):

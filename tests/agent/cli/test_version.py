@@ -32,7 +32,3 @@ def test_structured(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unknown_format() -> None:
     with pytest.raises(ConfigError, match="use json or yaml"):
         run(["-o", "xml"], {})
-
-
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--short" in out(capsys, "--help")

@@ -65,8 +65,3 @@ def test_no_time_no_question(server: Server) -> None:
 def test_usage_errors(argv: list[str]) -> None:
     with pytest.raises(ConfigError):
         run(argv, {})
-
-
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["-h"], {}) == 0
-    assert "--periodMillis" in capsys.readouterr().out

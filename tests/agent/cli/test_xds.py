@@ -94,7 +94,7 @@ def test_sizes(number: int, text: str) -> None:
     ("seconds", "text"), [(0.04, "0.0s"), (9.94, "9.9s"), (42.9, "42s"), (428, "7m8s"), (7200, "2h0m")]
 )
 def test_spans(seconds: float, text: str) -> None:
-    assert xds.span(seconds) == text
+    assert xds.since(seconds) == text
 
 
 def test_it_starts_without_what_it_does_not_need() -> None:
