@@ -105,7 +105,7 @@ class App:
             yield "agent.sds.server"
             from agent.sds.server import SdsServer
 
-            self.sds = SdsServer(config.sds, self.secret, self.recorder)
+            self.sds = SdsServer(config.sds, self.secret, self.recorder, self.booted.sds_socket)
             yield "sds", self.sds
         if config.envoy.enabled:
             yield "agent.envoy.readiness"
@@ -156,7 +156,13 @@ class App:
 
         handlers = {wire.NAME_TABLE: self._take_names, wire.TRUST_BUNDLE: self._take_trust}
         self.xds = XdsProxy(
-            self.config.xds, self.xds_status, handlers, self.recorder, self.announcements, self.services_up
+            self.config.xds,
+            self.xds_status,
+            handlers,
+            self.recorder,
+            self.announcements,
+            self.services_up,
+            self.booted.xds_socket,
         )
         return self.xds
 

@@ -1,4 +1,4 @@
-"""The first milliseconds: everything that Envoy needs to start, before asyncio and gRPC are imported."""
+"""The first milliseconds: everything that Envoy needs to start, before asyncio and the services are imported."""
 
 import json
 import os
@@ -25,6 +25,8 @@ class Boot:
     def __init__(self, config: AgentConfig, signals: EarlySignals, spawn: Callable[[], launch.Envoy]) -> None:
         self.config, self.signals, self.spawn = config, signals, spawn
         self.status_socket: socket.socket | None = None
+        self.xds_socket: socket.socket | None = None  # Envoy dials both as soon as it runs; who connects waits there
+        self.sds_socket: socket.socket | None = None
         self.envoy: launch.Envoy | None = None
         self.key: Future[bytes] | None = None  # the first private key, made on a thread while the rest is imported
         self.rendered: list[str] = []  # files that we wrote and will remove
@@ -37,13 +39,19 @@ class Boot:
             envoy.reap(10.0)
         if self.status_socket is not None:
             self.status_socket.close()
+        for listener in (self.xds_socket, self.sds_socket):
+            if listener is not None:
+                uds.close(listener)
         for path in self.rendered:
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
 
 def boot(config: AgentConfig, signals: EarlySignals) -> Boot:
-    """Bind the status port, write Envoy's bootstrap and start Envoy. Raises FatalError with nothing left behind."""
+    """Bind the status port and Envoy's sockets, write its bootstrap, start it.
+
+    Raises FatalError with nothing left behind.
+    """
     # `spawn` is what the supervisor calls again after a crash, with the same bootstrap.
     result = Boot(
         config,
@@ -55,11 +63,10 @@ def boot(config: AgentConfig, signals: EarlySignals) -> Boot:
             from agent.status.bind import bind
 
             result.status_socket = bind(config.status.port)
+        result.xds_socket = uds.listen(config.xds.socket_path)
         if config.envoy.enabled:
+            result.sds_socket = uds.listen(config.sds.socket_path)
             result.rendered = write_bootstrap(config)
-            # Envoy must not connect to what a killed agent left, where nobody would ever answer.
-            uds.clear(config.xds.socket_path)
-            uds.clear(config.sds.socket_path)
             result.envoy = result.spawn()
         if config.proxyless.bootstrap:
             from agent import proxyless

@@ -1,13 +1,12 @@
 """Serving gRPC on a unix socket: one task for each call, everything else is callbacks."""
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
-from agent import logs
+from agent import logs, uds
 from agent.rpc.call import ServerCall
 from agent.rpc.connection import Connection
 from agent.rpc.frames import encode_headers
@@ -18,7 +17,6 @@ from agent.rpc.transport import Transport
 
 log = logs.scope("default")
 
-BACKLOG = 4096
 AT_ONCE = 64  # connections that are accepted before others have their turn
 BREATH = 0.5  # seconds without accepting while the process has no file descriptor left
 MAX_TEXT = 1000  # bytes of a status message before it is encoded, which may treble it; many clients take 8 KiB
@@ -45,19 +43,12 @@ class Server:
         self._transports: set[Transport] = set()
         self._group: asyncio.TaskGroup | None = None
 
-    def bind(self, path: str, mode: int = 0o666) -> None:
-        """Listen on a unix socket. Clients that dial now are served as soon as `run` does. Raises OSError."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        mask = os.umask(0o777 & ~mode)
-        try:
-            listener.bind(path)  # Envoy may be another user and dials at once: the mode is right from the start
-            os.chmod(path, mode)
-            listener.listen(BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-        finally:
-            os.umask(mask)
+    def bind(self, path: str) -> None:
+        """Listen on a unix socket. Clients that dial now are served as soon as `run` does. Raises FatalError."""
+        self.adopt(uds.listen(path))
+
+    def adopt(self, listener: socket.socket) -> None:
+        """Listen on a socket (non-blocking, agent.uds.listen) that exists already; it is closed with the server."""
         self._listener = listener
 
     @property
@@ -80,6 +71,11 @@ class Server:
         finally:
             self.close()
 
+    def hurry(self) -> None:
+        """Send what was written, rather than when the loop has nothing else to do."""
+        for transport in list(self._transports):
+            transport.hurry()
+
     def close(self) -> None:
         """Stop listening and end every connection."""
         self._leave()
@@ -92,7 +88,7 @@ class Server:
         if listener is not None:
             with suppress(RuntimeError):  # no loop runs: nothing was added to it
                 asyncio.get_running_loop().remove_reader(listener)
-            listener.close()
+            uds.close(listener)
         for transport in list(self._transports):
             transport.connection.leave("the server ends")
             transport.flush()

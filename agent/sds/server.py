@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
+import socket
 from typing import Any
 
-from agent import logs, uds
+from agent import logs
 from agent.config import SdsConfig
-from agent.errors import FatalError
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import Secret
@@ -28,10 +28,20 @@ KEEPALIVE = (30.0, 10.0)
 
 
 class SdsServer:
-    """Serves `secret` and mounted files. A request before the first certificate waits, whatever the CA does."""
+    """Serves `secret` and mounted files. A request before the first certificate waits, whatever the CA does.
 
-    def __init__(self, config: SdsConfig, secret: Latest[Secret | None], recorder: Recorder) -> None:
+    `listener`: the socket, if it exists already.
+    """
+
+    def __init__(
+        self,
+        config: SdsConfig,
+        secret: Latest[Secret | None],
+        recorder: Recorder,
+        listener: socket.socket | None = None,
+    ) -> None:
         self._config = config
+        self._listener = listener
         self._secret = secret
         self._recorder = recorder
         self._store = Store(config, secret)
@@ -60,34 +70,29 @@ class SdsServer:
         return self._store.report()
 
     async def start(self) -> None:
-        """Bind the socket, mode 0666, replacing whatever a former run left there. Raises FatalError."""
-        path = self._config.socket_path
-        uds.clear(path)
+        """Bind the socket, unless that has been done. Raises FatalError."""
         routes = {"StreamSecrets": self.stream, "DeltaSecrets": self.delta, "FetchSecrets": self.fetch}
         server = Server({f"/{SERVICE}/{name}": handler for name, handler in routes.items()}, LIMITS, KEEPALIVE)
-        try:
-            server.bind(path)
-        except OSError as e:
-            raise FatalError(f"cannot bind the secret socket {path}; is its directory writable for this user?") from e
+        if self._listener is None:
+            server.bind(self._config.socket_path)
+        else:
+            server.adopt(self._listener)
         self._server = server
-        log.info("secrets are served on %s", path)
+        log.info("secrets are served on %s", self._config.socket_path)
 
     async def run(self) -> None:
         """Serve until cancelled."""
         if self._server is None:
             raise AssertionError("start() comes before run()")
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_secret(), name="sds-secret")
-            group.create_task(self._follower.run(), name="sds-files")
-            await self._server.run()
-
-    async def _follow_secret(self) -> None:
-        async for _ in self._secret.watch():
-            self._notify()
+        with self._secret.listening(self._notify):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follower.run(), name="sds-files")
+                await self._server.run()
 
     def _notify(self) -> None:
         self._store.forget()
-        self._changes.notify()
+        if self._server is not None:
+            self._changes.notify(self._server.hurry)
 
     async def stream(self, call: ServerCall) -> None:
         """StreamSecrets."""

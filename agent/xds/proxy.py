@@ -1,18 +1,15 @@
 """The XDS socket: Envoy's discovery streams relayed to the control plane, a new connection for each."""
 
 import asyncio
-import errno
 import json
 import logging
-import os
-import stat
+import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 from agent import logs
 from agent.config import XdsConfig
-from agent.errors import FatalError
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import XdsStatus
@@ -20,7 +17,6 @@ from agent.rpc.call import ServerCall
 from agent.rpc.sending import Limits
 from agent.rpc.server import Server
 from agent.rpc.status import Code, RpcError
-from agent.uds import MAX_PATH
 from agent.xds import wire
 from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, ENVOY, Ending, Kind
@@ -43,6 +39,7 @@ class XdsProxy:
     """Serves ADS on the unix socket. `handlers` take the types that the agent subscribes to itself; ValueError refuses.
 
     `announcements`: what to tell the control plane on every stream after the subscriptions, and again when it changes.
+    `listener`: the socket, if it exists already.
     `owners` is set once the handlers' owners are at work; until then nothing is handed to them, nor acknowledged.
     """
 
@@ -54,10 +51,12 @@ class XdsProxy:
         recorder: Recorder,
         announcements: Latest[tuple[Announcement, ...]] | None = None,
         owners: asyncio.Event | None = None,
+        listener: socket.socket | None = None,
     ) -> None:
         wanted = ((wire.NAME_TABLE, config.subscribe_names), (wire.TRUST_BUNDLE, config.subscribe_trust))
         self._handlers = {type_url: handlers[type_url] for type_url, on in wanted if on}
         self._config = config
+        self._listener = listener
         self._status = status
         self._recorder = recorder
         self._announcements = announcements or Latest(())
@@ -81,17 +80,13 @@ class XdsProxy:
         self._server: Server | None = None
 
     async def start(self) -> None:
-        """Bind the socket, open to everybody: Envoy may run as another user. Raises FatalError."""
+        """Bind the socket, unless that has been done. Raises FatalError."""
         tune()
-        path = self._config.socket_path
-        try:
-            _make_directory(os.path.dirname(path))
-            _remove_stale(path)
-            server = Server({flavour.value: partial(self.serve, flavour) for flavour in Flavour}, LIMITS, KEEPALIVE)
-            server.bind(path)
-        except OSError as e:
-            reason = f"{e.filename}: {e.strerror}" if e.filename else _bind_reason(path, e)
-            raise FatalError(f"cannot serve Envoy's configuration on the unix socket {path}: {reason}") from e
+        server = Server({flavour.value: partial(self.serve, flavour) for flavour in Flavour}, LIMITS, KEEPALIVE)
+        if self._listener is None:
+            server.bind(self._config.socket_path)
+        else:
+            server.adopt(self._listener)
         self._restore(self._keeper.start())
         self._server = server
 
@@ -198,29 +193,3 @@ def _already() -> asyncio.Event:
 def _leaf(error: Exception) -> Exception:
     """The first real error in a group of groups."""
     return _leaf(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
-
-
-def _make_directory(path: str) -> None:
-    """Like `mkdir -p -m 0750`, the missing parents included."""
-    if path and not os.path.isdir(path):
-        if os.path.lexists(path):
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
-        _make_directory(os.path.dirname(path))
-        os.mkdir(path, 0o750)
-
-
-def _remove_stale(path: str) -> None:
-    """Whatever lies where the socket goes, unless it is a directory. A link goes, its target stays."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "a directory is in the way", path)
-    os.unlink(path)
-
-
-def _bind_reason(path: str, error: OSError) -> str:
-    if len(os.fsencode(path)) > MAX_PATH:
-        return f"the path is longer than the {MAX_PATH} bytes that unix sockets allow"
-    return error.strerror or str(error)

@@ -1,4 +1,5 @@
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,21 @@ def test_what_cannot_be_removed_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(FatalError, match="socket") as e:
             uds.clear(str(path))
         assert "\n" not in str(e.value)
+
+
+def test_a_listener_is_open_to_everybody_and_leaves_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "a" / "socket"
+    listener = uds.listen(str(place))
+    assert stat.S_IMODE(place.stat().st_mode) == 0o666
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(place))
+    uds.close(listener)
+    uds.close(listener)
+    assert not place.exists()
+
+
+def test_a_place_where_nothing_can_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FatalError, match="file/socket") as e:
+        uds.listen(str(tmp_path / "file" / "socket"))
+    assert "\n" not in str(e.value)

@@ -92,8 +92,8 @@ def test_one_sentence_when_it_cannot_be_bound(tmp_path, case):
         start(tmp_path, path)
     assert str(path) in str(caught.value)
     reasons = {
-        "directory": "a directory is in the way",
-        "file as parent": "f: not a directory",
+        "directory": "a directory is in its place",
+        "file as parent": "Not a directory",
         "too long": "107 bytes",
     }
     assert reasons[case] in str(caught.value)
