@@ -147,8 +147,10 @@ def test_the_agent_is_restarted_without_a_control_plane(tmp_path: Path) -> None:
         assert it.a.agent is not None
         saved = it.a.root / "etc/istio/proxy/xds"
         until("the files of four types, of names and of the time", LIMIT, lambda: len(list(saved.iterdir())) == 6)
+        killed = time.time()
         it.kill_plane()
-        time.sleep(1.0)  # as often as files are written
+        heard = saved / "heard"  # written last, after everything that has changed
+        until("the files that follow the outage", LIMIT, lambda: float(heard.read_text()) >= killed, pause=0.02)
         it.a.agent.kill()
         it.a.start_agent(**it.environ)
         until("readiness", LIMIT, lambda: it.ready(it.a))
