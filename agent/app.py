@@ -26,6 +26,8 @@ from agent.latest import Latest
 from agent.model import EnvoyPhase, EnvoyState, NameInfo, Readiness, Secret, XdsStatus
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from agent.dns.server import DnsServer
     from agent.envoy.supervisor import Supervisor
     from agent.identity.manager import IdentityManager
@@ -101,6 +103,12 @@ class App:
         """Every component of this configuration, with its name. A module's name before it: what it needs imported."""
         config = self.config
         yield "xds", self._xds()
+        key: Future[bytes] | None = None
+        if config.identity is not None:
+            from agent.identity import keys
+
+            # Not earlier: two threads that import hold each other up by more than the key gains from its head start.
+            key = keys.pregenerate(config.identity)
         if config.envoy.enabled:
             yield "agent.sds.server"
             from agent.sds.server import SdsServer
@@ -130,9 +138,7 @@ class App:
             from agent import exposition
             from agent.identity.manager import IdentityManager
 
-            self.identity = IdentityManager(
-                config.identity, self.secret, self.identity_ready, self.recorder, self.booted.key
-            )
+            self.identity = IdentityManager(config.identity, self.secret, self.identity_ready, self.recorder, key)
             if self.registry is not None:
                 exposition.identity(self.registry, self.identity)
             yield "identity", self.identity

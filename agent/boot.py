@@ -5,16 +5,12 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from agent import atomicfile, logs, secrecy, uds
 from agent.config import AgentConfig
 from agent.envoy import args, bootstrap, launch
 from agent.errors import FatalError
 from agent.signals import EarlySignals
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 log = logs.scope("default")
 
@@ -28,7 +24,6 @@ class Boot:
         self.xds_socket: socket.socket | None = None  # Envoy dials both as soon as it runs; who connects waits there
         self.sds_socket: socket.socket | None = None
         self.envoy: launch.Envoy | None = None
-        self.key: Future[bytes] | None = None  # the first private key, made on a thread while the rest is imported
         self.rendered: list[str] = []  # files that we wrote and will remove
 
     def undo(self) -> None:
@@ -73,10 +68,6 @@ def boot(config: AgentConfig, signals: EarlySignals) -> Boot:
 
             proxyless.write(config, log.debug)  # Envoy's bootstrap has warned of the same metadata
         secrecy.hide_memory()  # there were no secrets before
-        if config.identity is not None:
-            from agent.identity import keys
-
-            result.key = keys.pregenerate(config.identity)
     except BaseException:
         result.undo()
         raise
