@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logs.scope("default")
 
+HURRIED = 0.0005  # seconds that an import may keep Envoy's first streams waiting for the interpreter
 TERMINATION_LOG = "/dev/termination-log"
 
 
@@ -311,6 +312,8 @@ class App:
     async def run(self) -> int:
         """Start everything, supervise Envoy until it is gone for good; returns the exit status."""
         self._take_signals()
+        settled = sys.getswitchinterval()
+        sys.setswitchinterval(HURRIED)
         async with asyncio.TaskGroup() as group:
             services: list[asyncio.Task[None]] = []
             try:
@@ -323,6 +326,7 @@ class App:
                     await component.start()
                     services.append(group.create_task(self._serve(name, component), name=name))
                     await asyncio.sleep(0)
+                sys.setswitchinterval(settled)
                 self._started()
                 status = await self._body()
             finally:
