@@ -52,7 +52,7 @@ READ_ONLY = f"mount -t tmpfs -o ro none {CONFIG_DIR}"
         (FULL, {}, "No space left on device", ["ballast"]),
         (READ_ONLY, {}, "Read-only file system", []),
         (FULL, {"DISABLE_ENVOY": "true"}, "GRPC_XDS_BOOTSTRAP", ["ballast"]),
-        (READ_ONLY, {"DISABLE_ENVOY": "true"}, "GRPC_XDS_BOOTSTRAP", []),
+        (READ_ONLY, {"DISABLE_ENVOY": "true"}, "Read-only file system", []),
     ],
 )
 def test_one_sentence_and_nothing_left(
