@@ -1,7 +1,8 @@
 """`Latest[T]`: one value, readable now or watchable; slow watchers skip versions, nothing queues."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -10,12 +11,13 @@ T = TypeVar("T")
 class Latest(Generic[T]):
     """The only link between components. One event loop: `set` is called on its thread, or before it runs."""
 
-    __slots__ = ("_value", "_version", "_waiters")
+    __slots__ = ("_listeners", "_value", "_version", "_waiters")
 
     def __init__(self, value: T) -> None:
         self._value = value
         self._version = 0
         self._waiters: set[asyncio.Future[None]] = set()
+        self._listeners: list[Callable[[], None]] = []
 
     @property
     def value(self) -> T:
@@ -34,6 +36,20 @@ class Latest(Generic[T]):
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        for listener in self._listeners:
+            listener()
+
+    @contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """For what cannot wait for the loop's next turn: while the block runs, `set` calls `listener` itself.
+
+        It must be quick and must not raise.
+        """
+        self._listeners = [*self._listeners, listener]
+        try:
+            yield
+        finally:
+            self._listeners = [known for known in self._listeners if known is not listener]
 
     async def changed(self, seen: int) -> int:
         """Return once `version` differs from `seen`; the return value is the new version."""

@@ -58,6 +58,12 @@ class Transport:
         if self._flushing is None and self._fd >= 0:
             self._flushing = self._loop.call_soon(self._flush)
 
+    def hurry(self) -> None:
+        """Do now what `flush` has put off. Not for those whom the connection itself has called."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flush()
+
     def close(self, text: str, now: bool = False) -> None:
         """End the connection: after what is queued, or at once. Open calls end as UNAVAILABLE with `text`."""
         if self._fd < 0:

@@ -17,6 +17,7 @@ from agent.sds.store import Store
 
 log = logs.scope("sds")
 
+AT_ONCE = 16  # streams whose pushes leave together
 FILE_PATIENCE = 10.0  # seconds that a stream waits for a file that is not there yet
 UNDECODABLE = Refusal("INVALID_ARGUMENT", "the request cannot be decoded")
 
@@ -27,12 +28,16 @@ class Broadcast:
     def __init__(self) -> None:
         self._listeners: dict[object, Callable[[], None]] = {}
 
-    def notify(self) -> None:
-        for listener in list(self._listeners.values()):
-            try:
-                listener()
-            except Exception as e:
-                log.error("a secret could not be pushed: %s: %s", type(e).__name__, e, exc_info=e)
+    def notify(self, every: Callable[[], None]) -> None:
+        """`every` is called after some of them each, and at the end: the first need not wait for the last."""
+        listeners = list(self._listeners.values())
+        for start in range(0, len(listeners), AT_ONCE):
+            for listener in listeners[start : start + AT_ONCE]:
+                try:
+                    listener()
+                except Exception as e:
+                    log.error("a secret could not be pushed: %s: %s", type(e).__name__, e, exc_info=e)
+            every()
 
     def __len__(self) -> int:
         return len(self._listeners)

@@ -70,3 +70,14 @@ def test_a_cancelled_watcher_is_forgotten() -> None:
 
 def test_repr_never_shows_the_value() -> None:
     assert "hunter2" not in repr(Latest("hunter2"))
+
+
+def test_a_listener_hears_of_a_value_before_set_returns_and_only_while_it_listens() -> None:
+    latest = Latest(0)
+    heard: list[int] = []
+    with latest.listening(lambda: heard.append(latest.value)):
+        latest.set(1)
+        assert heard == [1]
+        latest.set(2)
+    latest.set(3)
+    assert heard == [1, 2]
