@@ -1,6 +1,6 @@
 """Header blocks: HEADERS and CONTINUATION put together and decoded (RFC 9113 section 4.3, RFC 7541). No I/O."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from hpack import Decoder, HPACKError
 
@@ -18,21 +18,23 @@ from agent.rpc.frames import (
 
 MAX_HEADERS = 64 << 10  # bytes of a header block, compressed or not
 MAX_PARTS = 64  # frames of one
+KNOWN = 1024  # bytes of a block that is remembered
 
 
 class Blocks:
     """What one peer sends; its table lives as long as the connection. `within`: no other frame may come now."""
 
-    __slots__ = ("_decoder", "_flags", "_parts", "_size", "_stream", "within")
+    __slots__ = ("_decoder", "_flags", "_known", "_parts", "_size", "_stream", "within")
 
     def __init__(self) -> None:
         self._decoder = Decoder(max_header_list_size=MAX_HEADERS)
         self._decoder.max_allowed_table_size = 4096
+        self._known: tuple[bytes, Mapping[bytes, bytes]] | None = None
         self.within = False
         self._stream = self._flags = self._size = 0
         self._parts: list[bytes] = []
 
-    def begin(self, flags: int, stream: int, payload: bytes) -> dict[bytes, bytes] | None:
+    def begin(self, flags: int, stream: int, payload: bytes) -> Mapping[bytes, bytes] | None:
         """A HEADERS frame: its fields if the block ends with it. Raises Broken."""
         if flags & PADDED:
             payload = unpad(payload)
@@ -46,7 +48,7 @@ class Blocks:
         self._stream, self._flags, self._parts, self._size = stream, flags, [payload], len(payload)
         return None
 
-    def more(self, flags: int, stream: int, payload: bytes) -> tuple[int, dict[bytes, bytes]] | None:
+    def more(self, flags: int, stream: int, payload: bytes) -> tuple[int, Mapping[bytes, bytes]] | None:
         """A CONTINUATION frame: the flags of its HEADERS and the fields if the block ends with it. Raises Broken."""
         if not self.within or self._stream != stream:
             raise Broken(PROTOCOL_ERROR, "CONTINUATION without HEADERS")
@@ -60,13 +62,22 @@ class Blocks:
         self.within, self._parts = False, []
         return self._flags, self._decoded(block)
 
-    def _decoded(self, block: bytes) -> dict[bytes, bytes]:
-        if _updates(block) > 2:
+    def _decoded(self, block: bytes) -> Mapping[bytes, bytes]:
+        # Clients ask for the same thing again and again. A block that leaves the table as it was means the same again.
+        if self._known is not None and self._known[0] == block:
+            return self._known[1]
+        updates = _updates(block)
+        if updates > 2:
             raise Broken(COMPRESSION_ERROR, "headers that resize their table more than twice")
+        table = self._decoder.header_table.dynamic_entries
+        size, newest = len(table), table[0] if table else None
         try:
-            return _merged(self._decoder.decode(block, raw=True))
+            headers = _merged(self._decoder.decode(block, raw=True))
         except HPACKError as e:
             raise Broken(COMPRESSION_ERROR, f"headers that cannot be decoded: {type(e).__name__}") from e
+        same = not updates and len(table) == size and (table[0] if table else None) is newest
+        self._known = (block, headers) if same and len(block) <= KNOWN else None
+        return headers
 
 
 def _updates(block: bytes) -> int:

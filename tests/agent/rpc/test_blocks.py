@@ -143,3 +143,37 @@ def test_no_block_costs_more_than_an_honest_one(block: bytes) -> None:
 
     honest = encode_headers([(b"name-%d" % i, b"value") for i in range(1000)])
     assert seconds(block) < 10 * max(seconds(honest), 0.005)
+
+
+FIELD = st.tuples(st.sampled_from([b":path", b"x", b"grpc-timeout"]), st.sampled_from([b"1", b"22", b"v" * 90]))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.none() | st.integers(0, 300)), max_size=30),
+    st.lists(st.lists(FIELD, max_size=4, unique_by=lambda f: f[0]), min_size=4, max_size=4),
+)
+def test_what_comes_again_means_what_it_means_now(
+    asked: list[tuple[int, bool, int | None]], requests: list[list[tuple[bytes, bytes]]]
+) -> None:
+    """The same request again and again, with others in between that change the table, or resize it."""
+    encoder, blocks = Encoder(), Blocks()
+    for which, huffman, size in asked:
+        if size is not None:
+            encoder.header_table_size = size
+        assert blocks.begin(END_HEADERS, 1, encoder.encode(requests[which], huffman)) == dict(requests[which])
+
+
+def test_the_same_bytes_with_another_table_are_other_headers() -> None:
+    blocks = Blocks()
+    newest = b"\xbe"  # the first entry of the dynamic table
+    for name in (b"a", b"b"):
+        assert blocks.begin(END_HEADERS, 1, b"\x40\x01" + name + b"\x011") == {name: b"1"}
+        for _ in range(3):
+            assert blocks.begin(END_HEADERS, 1, newest) == {name: b"1"}
+
+
+def test_a_block_that_changes_the_table_changes_it_each_time() -> None:
+    blocks = Blocks()
+    for _ in range(2):
+        assert blocks.begin(END_HEADERS, 1, b"\x40\x01a\x011") == {b"a": b"1"}
+    assert blocks.begin(END_HEADERS, 1, b"\xbf") == {b"a": b"1"}
