@@ -3,11 +3,12 @@
 import itertools
 import tracemalloc
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.rpc.inbox import MAX_JOINED, PREFIX, BadMessage, Inbox
+from agent.rpc.inbox import BIG, MAX_JOINED, PREFIX, BadMessage, Inbox
 
 
 def framed(*messages: bytes) -> bytes:
@@ -108,3 +109,36 @@ def test_memory_is_near_the_bytes_that_came(piece: int) -> None:
         inbox.feed(fresh, 10, 10 + piece)
     assert tracemalloc.get_traced_memory()[0] < 2 * size + 2 * MAX_JOINED + 100_000
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("piece", [1000, 16_384, 262_144, BIG + 100])
+@pytest.mark.parametrize("size", [BIG - 1, BIG, BIG + 1, 2 * BIG + 12_345])
+def test_long_messages_as_views(size: int, piece: int) -> None:
+    body = bytes(range(251)) * (size // 251 + 1)
+    raw = framed(b"before", body[:size], b"after")
+    inbox = Inbox(views=True)
+    for start in range(0, len(raw), piece):
+        part = raw[start : start + piece]
+        inbox.feed(part, 0, len(part))
+    assert inbox.held == size + len(b"beforeafter")
+    before, found, after = (inbox.take() for _ in range(3))
+    assert (before, after) == (b"before", b"after")
+    assert found == body[:size]
+    whole_at_once = piece > size
+    assert isinstance(found, bytes if size < BIG or whole_at_once else memoryview)
+    if isinstance(found, memoryview):
+        assert found.readonly
+    assert not inbox.partial
+    assert inbox.held == 0
+
+
+def test_a_view_that_was_only_promised_takes_no_memory() -> None:
+    def resident() -> int:
+        return psutil.Process().memory_info().rss
+
+    before = resident()
+    inboxes = [Inbox(views=True) for _ in range(4)]
+    for inbox in inboxes:
+        feed(inbox, PREFIX.pack(0, 0xFFFFFFFF) + b"x")
+        assert inbox.partial
+    assert resident() - before < 32 << 20  # a huge page each

@@ -274,3 +274,12 @@ def test_whoever_waits_hears_when_all_has_gone() -> None:
     connection.receive(frames.window_update(0, 1000) + frames.window_update(1, 1000))
     sent(connection)
     assert heard == [0]
+
+
+def test_no_message_overtakes_one_that_may_go_but_has_not() -> None:
+    connection, stream = client()
+    connection.send(stream, bytes(DEFAULT_WINDOW))
+    first = bodies(taken(connection))[1]
+    connection.receive(frames.window_update(0, 100_000) + frames.window_update(1, 100_000))
+    connection.send(stream, b"second")
+    assert first + bodies(taken(connection))[1] == message(bytes(DEFAULT_WINDOW)) + message(b"second")
