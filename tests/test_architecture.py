@@ -84,6 +84,7 @@ CORES = {
     "agent/model.py",
     "agent/pem.py",
     "agent/repair/decision.py",
+    "agent/sds/ledger.py",
     "agent/sds/resources.py",
     "agent/sds/session.py",
     "agent/status/metrics.py",

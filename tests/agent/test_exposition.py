@@ -112,6 +112,14 @@ def test_the_secret_servers_troubles_appear_with_the_first(tmp_path: Path) -> No
     page = registry.render()
     assert 'istio_agent_pilot_total_xds_rejects{type="sds"} 2\n' in page
     assert 'istio_agent_pilot_xds_expired_nonce{type="sds"} 1\n' in page
+    server.ledger.received(123)
+    server.ledger.sent(0.05)
+    server.ledger.timeouts += 1
+    page = registry.render()
+    assert "# TYPE istio_agent_pilot_xds_recv_max gauge\nistio_agent_pilot_xds_recv_max 123\n" in page
+    assert "# TYPE istio_agent_pilot_xds_send_time histogram\n" in page
+    assert 'istio_agent_pilot_xds_send_time_bucket{le="0.1"} 1\n' in page
+    assert "istio_agent_pilot_xds_write_timeout 1\n" in page
     assert "num_file_" not in page
 
 
