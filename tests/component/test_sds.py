@@ -202,6 +202,55 @@ def test_a_client_that_never_reads_delays_nobody(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_slow_client_gets_what_it_was_sent_and_then_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.sds.stream.LATE", 0.05)
+
+    async def main() -> None:
+        big = replace(make_secret(), chain=b"x" * 3_000_000)
+        async with serving(tmp_path, big) as w, SdsClient(w.path) as slow:
+            await slow.ask("default")
+            await eventually(lambda: w.server.ledger.send_times()[-1][1] == 1)
+            for i in range(20):
+                w.secret.set(replace(big, chain=big.chain + str(i).encode()))
+            await eventually(lambda: w.server.ledger.timeouts == 1)  # it is counted, and lives
+            got = [chain(secrets(await slow.receive())["default"])[3_000_000:] for _ in range(3)]
+            assert got == [b"", b"0", b"19"]
+            await eventually(lambda: w.server.ledger.send_times()[-1][1] == 3)
+            assert w.server.ledger.send_seconds >= 0.05
+
+    asyncio.run(main())
+
+
+def test_a_request_beyond_all_measure_ends_its_stream_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as bad, SdsClient(w.path) as good:
+            await good.get("default")
+            await bad.ask("x" * (5 << 20))
+            with pytest.raises(grpc.aio.AioRpcError) as e:
+                await bad.receive()
+            assert e.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert 0 < w.server.ledger.largest < 1000
+            w.secret.set(make_secret("two"))
+            assert chain(secrets(await good.receive())["default"]) == b"chain of two\n"
+
+    asyncio.run(main())
+
+
+def test_a_client_that_has_nothing_more_to_ask_is_answered_first(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as w, SdsClient(w.path) as c:
+            await c.ask("default")
+            await c.call.done_writing()
+            await eventually(lambda: w.server.streams == 1)
+            w.secret.set(make_secret())
+            assert chain(secrets(await c.receive())["default"]) == b"chain of one\n"
+            assert await c.call.code() is grpc.StatusCode.OK
+
+    asyncio.run(main())
+
+
 def test_a_rejection_is_recorded_and_the_stream_lives(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as c:
