@@ -1,9 +1,9 @@
 """How long to wait before the next attempt: arithmetic only, the caller brings the randomness."""
 
-from dataclasses import dataclass
+from agent.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Backoff:
     """Exponential backoff in seconds: `initial · factor**attempt`, at most `cap`, spread by ± `jitter` (a fraction)."""
 

@@ -4,18 +4,19 @@ import json
 import logging
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field
+
+from agent.record import fresh, record
 
 log = logging.getLogger("agent")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     time: float  # epoch seconds
     component: str  # envoy, identity, sds, xds, dns, rules, agent
     kind: str  # a stable word for machines: crashed, restarted, rotated, ...
     message: str  # one sentence for people; never a secret
-    fields: dict[str, str | int | float | bool] = field(default_factory=dict)
+    fields: dict[str, str | int | float | bool] = fresh(factory=dict)
 
 
 class Recorder:
@@ -40,8 +41,8 @@ class Recorder:
 
     def dump(self) -> str:
         """All events as JSON lines, oldest first."""
-        return "".join(json.dumps(asdict(e), separators=(",", ":")) + "\n" for e in self._ring)
+        return "".join(json.dumps(vars(e), separators=(",", ":")) + "\n" for e in self._ring)
 
     def to_json(self) -> str:
         """The page behind `remora-agent events`: {"dropped": how many are no longer here, "events": oldest first}."""
-        return json.dumps({"dropped": self.dropped, "events": [asdict(e) for e in self._ring]})
+        return json.dumps({"dropped": self.dropped, "events": [vars(e) for e in self._ring]})

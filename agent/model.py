@@ -1,9 +1,8 @@
 """Nouns that more than one feature speaks about. Frozen; no protobuf, no I/O."""
 
-from dataclasses import dataclass
 from enum import Enum
 
-from agent.record import record
+from agent.record import message, record
 
 
 @record
@@ -48,7 +47,7 @@ class Readiness:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class XdsStatus:
     """What the control-plane link looks like now."""
 
@@ -60,7 +59,7 @@ class XdsStatus:
     cached_at: float = 0.0  # epoch seconds when the control plane was last heard; of use while stale
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class NameInfo:
     """One host of the name table. Source: istio.networking.nds.v1.NameTable.NameInfo."""
 

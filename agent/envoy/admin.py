@@ -3,18 +3,18 @@
 import asyncio
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import h11
 
 from agent.errors import AttemptError
+from agent.record import record
 
 MAX_BODY = 64 * 1024 * 1024  # of one answer in bytes; Envoy's statistics of a large mesh take tens of megabytes
 CHUNK = 65536
 SCRAPE_TIMEOUT = 30.0  # seconds, when the scraper sets no limit of its own
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]  # names in lower case

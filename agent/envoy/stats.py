@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from agent.record import record
 
 CONFIG_QUERY = (
     r"/stats?usedonly&filter=^(cluster_manager\.cds|listener_manager\.lds)\.(update_success|update_rejected)$"
@@ -23,7 +24,7 @@ def parse(text: str) -> dict[str, int]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConfigUpdates:
     """How often Envoy accepted and refused clusters and listeners."""
 

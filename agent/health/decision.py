@@ -1,9 +1,9 @@
 """When a workload counts as healthy: runs of equal probe results against two thresholds (ReadinessProbe)."""
 
-from dataclasses import dataclass
+from agent.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Health:
     """`healthy` is what was said last, None before the first news; the counters are of consecutive results."""
 
@@ -12,7 +12,7 @@ class Health:
     failures: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class News:
     """The state changed; `error` is the reason of a failure, "" when all is well."""
 

@@ -1,8 +1,9 @@
 """Which credential to show the CA: a token, the certificate in use, or a provisioned one. What worked is remembered."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from enum import Enum
+
+from agent.record import record, replace
 
 
 class Kind(Enum):
@@ -16,7 +17,7 @@ class Kind(Enum):
 ORDER = (Kind.TOKEN, Kind.CERTIFICATE, Kind.PROVISIONED)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Credentials:
     """What worked last, and what the CA rejected since."""
 

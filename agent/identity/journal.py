@@ -1,18 +1,18 @@
 """What people, probes and metrics learn about the certificate: status, events, readiness."""
 
 import logging
-from dataclasses import dataclass, replace
 
 from agent import logs
 from agent.errors import AttemptError
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import Readiness, Secret
+from agent.record import record, replace
 
 log = logs.scope("cache")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RenewalStatus:
     """How renewal goes. Times are epoch seconds, 0 = never."""
 

@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 
 from google.protobuf.message import DecodeError
 
@@ -25,6 +24,7 @@ from agent.identity.trust import Trust
 from agent.latest import Latest
 from agent.model import Readiness, Secret
 from agent.protos import mesh_pb2
+from agent.record import replace
 
 log = logs.scope("cache")
 

@@ -1,8 +1,7 @@
 """When to renew a certificate, and what to do about failures and clocks that jump. Seconds; the caller brings time."""
 
-from dataclasses import dataclass
-
 from agent.backoff import Backoff
+from agent.record import record
 
 # Before the first certificate exists a pod waits for it: ask soon, then less often.
 FIRST = Backoff(initial=0.5, cap=60.0, factor=1.5, jitter=0.5)
@@ -14,7 +13,7 @@ EARLIEST = 0.5  # after a success: a grace ratio of 1 means "renew at once", and
 JUMP = 2.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Moment:
     """One instant on both clocks: `wall` can be set and runs through suspend, `mono` cannot and does not."""
 
@@ -60,7 +59,7 @@ def hold(begins: float, remaining: float | None, retry: float) -> float:
     return begins if remaining is not None and remaining > begins else min(begins, retry)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Due:
     """A renewal date on both clocks; whichever comes first counts, so that no clock change can delay it."""
 

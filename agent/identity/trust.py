@@ -1,14 +1,13 @@
 """Which roots Envoy trusts: those of the CA's answers and those that the control plane sends."""
 
-from dataclasses import dataclass, replace
-
 from agent.identity import certs
+from agent.record import record, replace
 
 # A CA that answers with other roots every time must not make the bundle grow without end.
 MAX_FORMER = 4
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Trust:
     """All values are PEM. Former roots stay until the certificate that came with them has expired: other workloads
     still show certificates of that age, and a root that goes at once would cut them off.

@@ -1,15 +1,14 @@
 """When drift is repaired and what is said about it: a pure state machine. Times are seconds of one monotonic clock."""
 
-from dataclasses import dataclass, replace
-
 from agent.backoff import Backoff
+from agent.record import record, replace
 
 QUIET = 60.0  # seconds without drift after which an opponent counts as gone
 PATIENCE = 3  # repairs within QUIET that happen at once; then each next one waits longer
 FIGHT = Backoff(initial=1.0, cap=60.0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class State:
     broken_since: float | None = None  # when drift was first seen; None = the rules are as planned
     repaired_at: float | None = None  # the last repair that was tried
@@ -18,26 +17,26 @@ class State:
     told: tuple[str, ...] = ()  # the differences that were reported last
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Report:
     """Say that rules are missing or wrong. `differences`: one phrase each."""
 
     differences: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Repair:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LookAgain:
     """Verify again at this time, not only at the next period."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fight:
     """Somebody removes the rules again and again; the next repair waits until `at`."""
 
@@ -45,7 +44,7 @@ class Fight:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Restored:
     """The rules are as planned again, `seconds` after drift was noticed."""
 

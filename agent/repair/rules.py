@@ -1,16 +1,16 @@
 """The redirect rules as the guard sees them: what differs from the plan, and the repair. Blocking calls."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from agent.errors import AttemptError, ConfigError
+from agent.record import record
 from init import apply, config
 from init.errors import InitError
 from init.record import replace
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Findings:
     """One phrase each. `harmful`: the plan is not in force; `others`: somebody else's rules that can defeat it."""
 

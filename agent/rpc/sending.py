@@ -1,8 +1,8 @@
 """What one side of an HTTP/2 connection sends: calls, messages and control frames, within windows. No I/O, no clock."""
 
 from collections import deque
-from dataclasses import dataclass
 
+from agent.record import record
 from agent.rpc import frames
 from agent.rpc.blocks import MAX_HEADERS
 from agent.rpc.frames import DATA, HEAD, HEAD_SIZE, MAX_FRAME, MAX_WINDOW, NO_ERROR
@@ -13,7 +13,7 @@ from agent.rpc.stream import Stream
 QUEUE = 256 << 10  # bytes of DATA that are framed ahead of the socket
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """What one side allows the other. `message` 0: messages of any length."""
 

@@ -9,10 +9,10 @@ import hashlib
 import os
 import re
 import stat
-from dataclasses import dataclass, field
 
 from agent import logs, pem
 from agent.peer import os_bundle
+from agent.record import record, state
 from agent.sds import resources
 
 log = logs.scope("cache")
@@ -21,14 +21,15 @@ MAX_SIZE = 16 << 20
 KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----[A-Za-z0-9+/=\s:,-]*?-----END \1-----")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Content:
     """What the files of one name held when they were last good."""
 
     version: str
     chain: bytes = b""
-    key: bytes = field(default=b"", repr=False)
+    key: bytes = b""
     roots: bytes = b""
+    unshown = ("key",)
 
 
 class Unusable(Exception):
@@ -123,7 +124,7 @@ def _roots(path: str, data: bytes) -> bytes:
     return b"".join(good)
 
 
-@dataclass(slots=True)
+@state
 class _Tracked:
     files: tuple[str, ...]
     quiet: bool  # it is no failure that they are not there

@@ -5,9 +5,9 @@ the resource is not there yet. An answer that is owed waits until all of its res
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from agent.protos import xds_pb2
+from agent.record import record
 
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 # Envoy asks for one or two names; a client that asks for thousands is broken or hostile.
@@ -16,7 +16,7 @@ MAX_NAMES = 1000
 Versions = Callable[[str], str | None]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refusal:
     """The stream must end with this status (a name of gRPC's) and sentence."""
 
@@ -24,7 +24,7 @@ class Refusal:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rejected:
     """The client could not use what it was sent; log it, send nothing."""
 

@@ -4,9 +4,10 @@ import asyncio
 import gzip
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 
 import h11
+
+from agent.record import fresh, record
 
 CHUNK = 16384
 MAX_HEADER = 64 * 1024  # bytes of one request's head
@@ -17,7 +18,7 @@ WRITE_TIMEOUT = 30.0  # seconds for a peer to take an answer
 COMPRESS_FROM = 1024  # bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     method: str
     path: str
@@ -31,12 +32,12 @@ class Request:
         return self.peer.startswith("127.") or self.peer == "::1" or self.peer.startswith("::ffff:127.")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Response:
     status: int
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = fresh(factory=dict)
     after: Callable[[], None] | None = None  # called once the answer is with the kernel
 
 

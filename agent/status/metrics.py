@@ -1,7 +1,8 @@
 """The agent's own metrics in Prometheus text format 0.0.4: pure arithmetic, istio's names."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from agent.record import fresh, state
 
 PREFIX = "istio_agent_"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -11,14 +12,14 @@ Sample = tuple[Mapping[str, str], float]  # labels, value
 Buckets = Sequence[tuple[float, int]]  # (upper bound, how many were at most that), the last bound is infinity
 
 
-@dataclass(slots=True)
+@state
 class Family:
     """One metric with its children by label set. A child appears with its first use, as istio's do."""
 
     name: str
     kind: str  # counter | gauge
     what: str  # the HELP line
-    values: dict[Labels, float] = field(default_factory=dict)
+    values: dict[Labels, float] = fresh(factory=dict)
     compute: Callable[[], Iterable[Sample]] | None = None  # asked at every scrape instead
 
     def add(self, amount: float = 1.0, **labels: str) -> None:

@@ -1,9 +1,9 @@
 """The verdict of /healthz/ready from its gates: pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from agent.model import Readiness
+from agent.record import record
 
 
 def verdict(answers: Iterable[Readiness]) -> Readiness:
@@ -16,7 +16,7 @@ def verdict(answers: Iterable[Readiness]) -> Readiness:
     return Readiness(True, "; ".join(filter(None, warnings)))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class History:
     """What was said before, so that only news is logged. `first`: seconds since the start at the first success."""
 

@@ -5,8 +5,8 @@ often holds nothing but the one that changed, and the last response alone would 
 """
 
 from collections.abc import Iterable, Set
-from dataclasses import dataclass, field
 
+from agent.record import fresh, state
 from agent.xds.slices import Parts
 from agent.xds.wire import LISTENER, TYPE, Flavour
 
@@ -20,15 +20,15 @@ WHOLE = frozenset((CLUSTER, LISTENER))  # a state-of-the-world response holds al
 NEVER = frozenset((SECRET,))  # not to be kept, whatever the limits
 
 
-@dataclass(slots=True, eq=False)
+@state
 class Kept:
     """One type. An empty slice stands for a name that Envoy asked for and was told does not exist."""
 
     flavour: Flavour
-    entries: dict[str, bytes] = field(default_factory=dict)
+    entries: dict[str, bytes] = fresh(factory=dict)
     version: str = ""
     names: frozenset[str] = frozenset()  # what Envoy had asked for at `version`; state of the world
-    missing: set[str] = field(default_factory=set)  # held by Envoy, never seen here: not fit to be served as a whole
+    missing: set[str] = fresh(factory=set)  # held by Envoy, never seen here: not fit to be served as a whole
     size: int = 0  # bytes of names and slices
     revision: int = 0  # grows with every change
 

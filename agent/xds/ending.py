@@ -1,7 +1,8 @@
 """How a stream to the control plane ended, and whether anybody should worry."""
 
-from dataclasses import dataclass
 from enum import Enum
+
+from agent.record import record
 
 
 class Kind(Enum):
@@ -13,7 +14,7 @@ class Kind(Enum):
 PLANE, ENVOY, AGENT = "the control plane", "Envoy", "the agent"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ending:
     """The status that Envoy gets: the name of a gRPC code and its message, as the control plane gave them."""
 

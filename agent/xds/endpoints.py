@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from agent.backoff import Backoff
+from agent.record import record, state
 
 # How long an endpoint that failed stays behind the others. It is not forgotten: where nobody else is left, it is tried.
 BEHIND = Backoff(initial=1.0, cap=60.0, jitter=0.5)
@@ -26,7 +26,7 @@ def redial(attempt: int, away: float, random: float) -> float:
     return min(cap, FIRST * FACTOR ** min(attempt - 1, 16)) * (0.5 + 0.5 * random)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Candidate:
     """One endpoint. `rank`: place in the configuration, then SRV priority; lower ones come first."""
 
@@ -34,9 +34,10 @@ class Candidate:
     name: str  # that its certificate must be for
     rank: tuple[int, int] = (0, 0)
     weight: int = 1  # SRV weight, among those of the same rank
+    proxied: bool = False  # dialled through the HTTP proxy; that is decided by the name, before its addresses are known
 
 
-@dataclass(slots=True)
+@state
 class _Known:
     draw: float  # place among those of the same rank, drawn once
     failures: int = 0
@@ -44,7 +45,7 @@ class _Known:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Standing:
     """What is known of one endpoint, for people."""
 

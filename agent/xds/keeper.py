@@ -4,13 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from agent import logs
 from agent.config import XdsCacheConfig
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import XdsStatus
+from agent.record import record, replace
 from agent.xds.cache import Cache, Kept
 from agent.xds.state import StateDir
 from agent.xds.tracker import Tracker
@@ -23,7 +23,7 @@ PAUSE = 1.0  # seconds between two writes, at least
 BEAT = 30.0  # seconds between two notes of when the control plane was last heard
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CacheReport:
     """The cache in numbers. `state`: live, stale (being served), empty, expired or off (`reason` says why)."""
 

@@ -1,8 +1,8 @@
 """What passed between Envoy and the control plane, in numbers: by type, by ending, by size. Kept while frames pass."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from agent.record import fresh, state
 from agent.xds.ending import ENVOY, PLANE, Ending, Kind
 from agent.xds.wire import Head
 
@@ -11,7 +11,7 @@ OTHER = "other"
 SIZES = (1 << 10, 10 << 10, 100 << 10, 1 << 20, 10 << 20, 100 << 20)  # bytes, upper bounds of the histogram
 
 
-@dataclass(slots=True)
+@state
 class TypeTraffic:
     """One type of resource. Times are the caller's `now`; None = never."""
 
@@ -29,19 +29,19 @@ class TypeTraffic:
     requests: int = 0
 
 
-@dataclass(slots=True)
+@state
 class Ledger:
     """One agent since its start."""
 
-    types: dict[str, TypeTraffic] = field(default_factory=dict)
+    types: dict[str, TypeTraffic] = fresh(factory=dict)
     requests: int = 0  # sent up, our own included
     responses: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     heard: float | None = None  # when the control plane was last heard
     failures: int = 0  # connections that were not made
-    terminations: dict[tuple[str, str], int] = field(default_factory=dict)  # (istiod or envoy, cancelled or error)
-    sizes: list[int] = field(default_factory=lambda: [0] * (len(SIZES) + 1))
+    terminations: dict[tuple[str, str], int] = fresh(factory=dict)  # (istiod or envoy, cancelled or error)
+    sizes: list[int] = fresh(factory=lambda: [0] * (len(SIZES) + 1))
 
     def requested(self, head: Head, size: int, now: float) -> None:
         """Envoy asks, accepts or refuses."""

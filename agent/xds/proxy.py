@@ -5,7 +5,6 @@ import json
 import logging
 import socket
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 
 from agent import logs
@@ -13,6 +12,7 @@ from agent.config import XdsConfig
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import XdsStatus
+from agent.record import replace
 from agent.rpc.call import ServerCall
 from agent.rpc.sending import Limits
 from agent.rpc.server import Server

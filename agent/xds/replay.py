@@ -6,14 +6,14 @@ denied: the subscription stays open.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
+from agent.record import fresh, record, state
 from agent.xds.cache import CLUSTER, ENDPOINTS, ORDER, Cache, Kept
 from agent.xds.slices import Asked, response
 from agent.xds.wire import Flavour
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Served:
     """A response for Envoy: the frame, and what to tell people about it."""
 
@@ -22,22 +22,22 @@ class Served:
     resources: int
 
 
-@dataclass(slots=True)
+@state
 class _Watch:
     wildcard: bool
     names: set[str]
     held: set[str]  # what Envoy has, sent by us or not
-    sent: set[str] = field(default_factory=set)
+    sent: set[str] = fresh(factory=set)
     nonce: str = ""  # of our last response
 
 
-@dataclass(slots=True)
+@state
 class Replay:
     """One stream. `request` gives the responses that are due, in their order."""
 
     cache: Cache
     flavour: Flavour
-    _watches: dict[str, _Watch] = field(default_factory=dict)
+    _watches: dict[str, _Watch] = fresh(factory=dict)
     _sent: int = 0
     _reconnected: bool = False  # Envoy holds something, so it has been told what does not exist
 

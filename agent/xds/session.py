@@ -5,21 +5,22 @@ type; what comes down is sorted by type. Only the types that this session subscr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from agent.record import message, record
 from agent.xds import wire
 from agent.xds.wire import Flavour, Frame, Head
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ToPlane:
     """Send this frame up. `head`: of Envoy's own, None for ours."""
 
     frame: bytes
-    head: Head | None = field(default=None, compare=False)
+    head: Head | None = None
+    aside = ("head",)
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ToEnvoy:
     """Send this frame down."""
 
@@ -27,7 +28,7 @@ class ToEnvoy:
     head: Head
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Apply:
     """Hand `value` to the owner of `head.type_url`, then call `Session.applied`. `mismatch`: refuse it unseen."""
 
@@ -36,7 +37,7 @@ class Apply:
     mismatch: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refused:
     """Envoy refused a response; its request is passed on all the same."""
 
@@ -44,7 +45,7 @@ class Refused:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Dropped:
     """A response that concerns nobody. `expected`: an empty one of a type of ours, no reason to worry."""
 
@@ -52,7 +53,7 @@ class Dropped:
     expected: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Announcement:
     """What the agent tells the control plane without having been asked, such as the workload's health.
 

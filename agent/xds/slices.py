@@ -4,17 +4,17 @@ Nothing is decoded that is not looked at, and a slice is the resource exactly as
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
 from agent.protos import xds_pb2
+from agent.record import message
 from agent.xds.wire import TYPE, EnvelopeError, Flavour, Frame
 
 WRAPPED = TYPE + "envoy.service.discovery.v3.Resource"  # how a state-of-the-world resource carries a name of its own
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Parts:
     """What a response says: (name, slice) of each resource, the names that are gone, and the version of it all."""
 
@@ -23,7 +23,7 @@ class Parts:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Asked:
     """What a request says. `subscribe` of a state-of-the-world request is its whole list of names."""
 

@@ -1,6 +1,6 @@
 """SRV records on the wire (RFC 1035, 2782): one question, and the records of its answer."""
 
-from dataclasses import dataclass
+from agent.record import record
 
 SRV, IN = 33, 1
 NAME_LIMIT = 255
@@ -10,7 +10,7 @@ class SrvError(ValueError):
     """These bytes are not an answer to that question, or the answer is an error; one phrase."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Record:
     priority: int
     weight: int

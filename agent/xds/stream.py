@@ -5,13 +5,13 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 from agent import logs
 from agent.config import XdsConfig
 from agent.events import Recorder
 from agent.latest import Latest
+from agent.record import record
 from agent.rpc.status import Gone, RpcError
 from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, ENVOY, Ending
@@ -41,7 +41,7 @@ SLOW_SEND = 10.0  # seconds after which a send that Envoy does not take is worth
 MOST_WAITING = 64 << 20  # bytes of requests that a control plane may leave untaken
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Common:
     """What all streams of one agent share."""
 

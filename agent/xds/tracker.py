@@ -3,19 +3,18 @@
 A response counts once Envoy acknowledges its nonce; until then only its bytes are held, and nothing is taken apart.
 """
 
-from dataclasses import dataclass, field
-
+from agent.record import fresh, state
 from agent.xds.cache import WHOLE, Cache
 from agent.xds.slices import Asked, split
 from agent.xds.wire import EnvelopeError, Flavour, Frame, Head
 
 
-@dataclass(slots=True)
+@state
 class _Watch:
     wildcard: bool
     names: set[str]
     held: frozenset[str] | None  # what Envoy held at the start; None once it has accepted something
-    waiting: dict[str, Frame] = field(default_factory=dict)  # nonce to response, oldest first
+    waiting: dict[str, Frame] = fresh(factory=dict)  # nonce to response, oldest first
 
 
 class Tracker:

@@ -5,13 +5,13 @@ a scan that hops over them finds the envelope in microseconds and copies nothing
 with many fields, or with anything unusual in it, goes to the protobuf runtime, which alone decides what is malformed.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from agent.protos import xds_pb2
+from agent.record import message
 
 TYPE = "type.googleapis.com/"
 LISTENER = TYPE + "envoy.config.listener.v3.Listener"
@@ -39,7 +39,7 @@ class Flavour(Enum):
     DELTA = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Head:
     """The envelope. `version` is empty in delta requests; `error` is a refusal's text, None when nothing is refused."""
 

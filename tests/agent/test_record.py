@@ -1,4 +1,4 @@
-"""Records behave as frozen dataclasses do, and whoever speaks to dataclasses may speak to them."""
+"""Records behave as dataclasses do, and whoever speaks to dataclasses may speak to them."""
 
 import copy
 import dataclasses
@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.record import record, replace
+from agent.record import fresh, message, record, replace, state
+
+MANY = 200  # by then a class has an `__init__` of its own
 
 
 @record
@@ -33,10 +35,80 @@ def test_fields_defaults_and_methods() -> None:
     assert repr(Point(1, secret="hidden")) == "Point(x=1, y=0)"
 
 
-@pytest.mark.parametrize("make", [lambda: Point(), lambda: Point(1, 2, "s", 4), lambda: Point(1, z=3)])
+@pytest.mark.parametrize(
+    "make", [lambda: Point(), lambda: Point(1, 2, "s", 4), lambda: Point(1, z=3), lambda: Point(1, x=1)]
+)
 def test_wrong_fields_are_refused(make: Callable[[], Point]) -> None:
     with pytest.raises(TypeError, match="Point with wrong fields"):
         make()
+
+
+@record
+class Page:
+    """Every kind of field; their names are those that an `__init__` would like to use itself."""
+
+    values: int
+    fresh: list[int] = fresh(factory=list)
+    defaults: str = "d"
+    seen: float = 0.0
+    aside = ("seen",)
+
+
+@message
+class Note:
+    values: int
+    fresh: list[int] = fresh(factory=list)
+    defaults: str = "d"
+    seen: float = 0.0
+    aside = ("seen",)
+
+
+@state
+class Count:
+    values: int
+    fresh: list[int] = fresh(factory=list)
+    defaults: str = "d"
+    seen: float = 0.0
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("kind", [Page, Note, Count])
+def test_every_kind_of_class_is_made_in_the_same_way(kind: Any, many: bool) -> None:
+    for n in range(MANY if many else 0):
+        assert kind(n).values == n
+    one, given = kind(1), [5]
+    assert vars(one) == {"values": 1, "fresh": [], "defaults": "d", "seen": 0.0}
+    assert vars(kind(2, given, seen=3.0)) == {"values": 2, "fresh": [5], "defaults": "d", "seen": 3.0}
+    assert kind(2, given).fresh is given
+    assert one.fresh is not kind(1).fresh
+    assert vars(replace(one, values=4, defaults="x")) == {"values": 4, "fresh": [], "defaults": "x", "seen": 0.0}
+    assert repr(one) == f"{kind.__name__}(values=1, fresh=[], defaults='d', seen=0.0)"
+    assert copy.deepcopy(one).fresh == pickle.loads(pickle.dumps(one)).fresh == []
+    for wrong in (
+        lambda: kind(),
+        lambda: kind(1, [], "d", 0.0, 5),
+        lambda: kind(1, other=2),
+        lambda: kind(1, values=1),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_can_be_changed_and_what_is_equal(many: bool) -> None:
+    for n in range(MANY if many else 0):
+        Page(n), Note(n), Count(n)
+    page: Any = Page(1)
+    with pytest.raises(AttributeError, match="frozen"):
+        page.seen = 1.0
+    assert (page == Page(1, seen=9.0), page == Page(2), Note(1) == Note(1, seen=9.0)) == (True, False, True)
+    assert page != Note(1)
+    count = Count(1)
+    count.values += 1
+    count.fresh.append(7)
+    assert (count.values, count.fresh, Count(1).fresh) == (2, [7], [])
+    assert count != Count(2, [7])
+    assert len({count, Count(2)}) == 2
 
 
 def test_records_are_values() -> None:
