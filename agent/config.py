@@ -59,6 +59,17 @@ class NodeConfig:
 
 
 @record
+class HttpProxy:
+    """The HTTP proxy of the environment (HTTPS_PROXY), for every peer that its exceptions do not name."""
+
+    host: str
+    port: int
+    authorization: str = ""  # value of the Proxy-Authorization header; "" = none
+    exceptions: str = ""  # NO_PROXY
+    unshown = ("authorization",)
+
+
+@record
 class PeerConfig:
     """How to reach one gRPC peer (control plane or CA). TLS files are re-read for every connection."""
 
@@ -74,6 +85,7 @@ class PeerConfig:
     headers: Mapping[str, str] = {}  # may hold credentials
     keepalive_interval: float = 30.0
     keepalive_timeout: float = 10.0
+    proxy: HttpProxy | None = None  # see `agent.httpproxy.applies`
     unshown = ("token", "headers")
 
 

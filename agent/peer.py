@@ -14,7 +14,7 @@ import ssl
 import time
 
 from agent import logs, pem
-from agent.config import PeerConfig
+from agent.config import HttpProxy, PeerConfig
 from agent.errors import AttemptError
 from agent.rpc.client import Link, connect
 from agent.rpc.dial import DialError, Why
@@ -74,7 +74,23 @@ async def open_link(peer: PeerConfig, address: str, client_pair: tuple[bytes, by
         user_agent=USER_AGENT,
         limits=LIMITS,
         keepalive=(peer.keepalive_interval, peer.keepalive_timeout),
+        proxy=proxy_for(peer, address),
     )
+
+
+def proxy_for(peer: PeerConfig, address: str) -> HttpProxy | None:
+    """The HTTP proxy through which `address` (host:port) is dialled, if any."""
+    if peer.proxy is None:
+        return None
+    from agent import httpproxy
+
+    return peer.proxy if httpproxy.applies(peer.proxy, *split_address(address)) else None
+
+
+def place(peer: PeerConfig, address: str) -> str:
+    """`address` for people, with the way that leads there."""
+    proxy = proxy_for(peer, address)
+    return f"{address} (through the proxy {proxy.host}:{proxy.port})" if proxy else address
 
 
 def client_context(peer: PeerConfig, client_pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
@@ -257,8 +273,10 @@ def explain(peer: PeerConfig, address: str, error: RpcError) -> str:
     """One sentence for a connection that was not made or did not last: what, to whom, and what to look at."""
     text = " ".join(error.message.split())
     why = error.why if isinstance(error, DialError) else None
+    name = peer.server_name or host_of(address)
+    if why is not Why.PROXY:
+        address = place(peer, address)
     if why is Why.NAME:
-        name = peer.server_name or host_of(address)
         return f"{address} shows a certificate that is not for {name}; correct the address or the name to expect"
     if why is Why.EXPIRED:
         return f"the certificate of {address} (or one of its issuers) has expired"

@@ -100,7 +100,8 @@ class CaClient:
         code, details = e.code, e.message
         reason = code.name.lower()
         if code is Code.DEADLINE_EXCEEDED:
-            return AttemptError(reason, f"the CA {address} did not answer within {deadline:.0f} s")
+            place = peers.place(self._config.ca, address)
+            return AttemptError(reason, f"the CA {place} did not answer within {deadline:.0f} s")
         if code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED):
             return Denied(reason, f"the CA {address} refuses the credential ({reason}: {details})")
         if code is Code.UNAVAILABLE:

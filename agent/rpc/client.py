@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Iterable
 from contextlib import suppress
 
+from agent.config import HttpProxy
 from agent.rpc.call import ClientCall
 from agent.rpc.connection import Connection
 from agent.rpc.dial import dial
@@ -96,9 +97,10 @@ async def connect(
     limits: Limits | None = None,
     keepalive: tuple[float, float] = (0.0, 0.0),
     source: str | None = None,
+    proxy: HttpProxy | None = None,
 ) -> Link:
     """Dial a server, over TLS if there is a `context`. Raises DialError; how long it may take is the caller's."""
-    sock = await dial(host, port, context, server_name, source)
+    sock = await dial(host, port, context, server_name, source, proxy)
     return attach(sock, authority, user_agent, context is not None, limits=limits, keepalive=keepalive)
 
 

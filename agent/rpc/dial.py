@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable
 from enum import Enum
 
+from agent.config import HttpProxy
 from agent.lookup import Address, addresses
 from agent.rpc.status import Code, RpcError
 
@@ -15,6 +16,7 @@ PATIENCE = 2.0  # seconds for one of several addresses; the caller bounds the wh
 class Why(Enum):
     """What kept a connection from being made."""
 
+    PROXY = "proxy"
     LOOKUP = "lookup"
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
@@ -35,14 +37,41 @@ class DialError(RpcError):
         self.why = why
 
 
+# What is wrong with a proxy, after its name
+_AWAY = {Why.REFUSED: "refuses connections", Why.LOOKUP: "cannot be found: its name is not resolved"}
 # X509_V_ERR_* of OpenSSL
 _VERIFY = {9: Why.NOT_YET_VALID, 10: Why.EXPIRED, 62: Why.NAME, 64: Why.NAME}
 
 
 async def dial(
-    host: str, port: int, context: ssl.SSLContext | None, server_name: str, source: str | None = None
+    host: str,
+    port: int,
+    context: ssl.SSLContext | None,
+    server_name: str,
+    source: str | None = None,
+    proxy: HttpProxy | None = None,
 ) -> socket.socket:
-    """A connected non-blocking socket, with TLS if there is a `context`. Raises DialError. `source`: own address."""
+    """A connected non-blocking socket, with TLS if there is a `context`. Raises DialError. `source`: own address.
+
+    Through a `proxy` the host is whatever the proxy takes it for: its name is not resolved here.
+    """
+    if proxy is None:
+        sock = await _reach(host, port, source)
+    else:
+        from agent.rpc import tunnel
+
+        try:
+            sock = await _reach(proxy.host, proxy.port, source)
+        except DialError as e:
+            raise DialError(
+                Why.PROXY, f"{tunnel.name(proxy)} {_AWAY.get(e.why) or f'cannot be reached: {e.message}'}"
+            ) from e
+        await tunnel.open_to(sock, proxy, host, port)
+    return sock if context is None else await secure(sock, context, server_name)
+
+
+async def _reach(host: str, port: int, source: str | None) -> socket.socket:
+    """Connected to one of the addresses of `host`."""
     try:
         found = await addresses(host, port)
     except OSError as e:
@@ -54,18 +83,13 @@ async def dial(
     for number, address in enumerate(found, 1):
         try:
             async with asyncio.timeout(PATIENCE if number < len(found) else None):
-                sock = await _connect(address, source)
-            break
+                return await _connect(address, source)
         except TimeoutError:
             failure = DialError(Why.UNREACHABLE, f"no answer from {address[1][0]} within {PATIENCE:g} s")
         except OSError as e:
             kind = Why.REFUSED if isinstance(e, ConnectionRefusedError) else Why.UNREACHABLE
             failure = DialError(kind, e.strerror or str(e))
-    else:
-        raise failure or DialError(Why.LOOKUP, "lookup failed: no addresses")
-    if context is None:
-        return sock
-    return await secure(sock, context, server_name)
+    raise failure or DialError(Why.LOOKUP, "lookup failed: no addresses")
 
 
 def _loopback(port: int) -> list[Address]:
@@ -117,6 +141,12 @@ async def secure(sock: socket.socket, context: ssl.SSLContext, server_name: str)
     return secured
 
 
+async def readable(sock: socket.socket) -> None:
+    """Return when there is something to read, or an end."""
+    loop = asyncio.get_running_loop()
+    await _until(sock, loop.add_reader, loop.remove_reader)
+
+
 async def _handshake(sock: ssl.SSLSocket) -> None:
     loop = asyncio.get_running_loop()
     while True:
@@ -124,7 +154,7 @@ async def _handshake(sock: ssl.SSLSocket) -> None:
             sock.do_handshake()
             return
         except ssl.SSLWantReadError:
-            await _until(sock, loop.add_reader, loop.remove_reader)
+            await readable(sock)
         except ssl.SSLWantWriteError:
             await _until(sock, loop.add_writer, loop.remove_writer)
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.config import IdentityConfig, KeyProvider, NodeConfig, PeerConfig, SdsConfig
+from agent.config import HttpProxy, IdentityConfig, KeyProvider, NodeConfig, PeerConfig, SdsConfig
 from agent.durations import proto_nanos
 from agent.errors import ConfigError, FatalError
 from agent.record import record, replace
@@ -54,6 +54,7 @@ class Trust:
         self.file_mounted = env.flag("FILE_MOUNTED_CERTS", False)
         self.provider = env.text("PILOT_CERT_PROVIDER", "istiod")
         self.plaintext = "controlPlaneAuthPolicy" not in proxy  # NONE, the default of the message, is not printed
+        self.http_proxy = _http_proxy(env)
         self.mounted = _triple(CERTS_DIR)
         self._choose_mounted()
         if self.provisioned and self.file_mounted:
@@ -159,6 +160,7 @@ class Trust:
             "cluster_id": self.node.cluster_id,
             "keepalive_interval": self.env.seconds("GRPC_KEEPALIVE_INTERVAL", 30.0),
             "keepalive_timeout": self.env.seconds("GRPC_KEEPALIVE_TIMEOUT", 10.0),
+            "proxy": self.http_proxy,
         }
 
     def _plane_root(self) -> str:
@@ -253,6 +255,23 @@ class Trust:
     def _key_provider(self) -> KeyProvider | None:
         for name, provider in self.proxy.get("privateKeyProvider", {}).items():
             return KeyProvider(name, proto_nanos(provider.get("pollDelay", "0s")), bool(provider.get("fallback")))
+        return None
+
+
+def _http_proxy(env: Environment) -> HttpProxy | None:
+    """The one that grpc-go uses, with TLS and without: HTTP_PROXY is for other things."""
+    text = env.text("HTTPS_PROXY") or env.text("https_proxy")
+    exceptions = env.text("NO_PROXY") or env.text("no_proxy")
+    if not text:
+        return None
+    from agent import httpproxy
+
+    if "://" in text and not text.strip().lower().startswith("http://"):
+        env.warn("the proxy of HTTPS_PROXY is spoken to as if its URL began with http://, as grpc-go does")
+    try:
+        return httpproxy.parse(text, exceptions)
+    except ValueError as e:
+        env.warn(f"HTTPS_PROXY is ignored: {e}")
         return None
 
 

@@ -56,6 +56,10 @@ def _environment(config: AgentConfig) -> Iterator[Setting]:
     for name, (value, source) in sorted(rows.items()):
         if name == "PROXY_CONFIG" and value:
             value = FIELD_BY_FIELD
+        elif name in ("HTTPS_PROXY", "https_proxy") and value:
+            from agent import httpproxy
+
+            value = httpproxy.shown(value)
         yield Setting("environment", name, _shown(name, value), source)
 
 

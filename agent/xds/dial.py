@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 
-from agent import logs, lookup
+from agent import logs, lookup, peer
 from agent.config import PeerConfig
 from agent.errors import AttemptError
 from agent.settings.proxyconfig import SRV, server_name, split_address
@@ -69,6 +69,9 @@ class Dialler:
         host, port = split_address(address)
         name = self._plane.server_name or server_name(address)
         itself = [Candidate(address, name, rank, weight)]
+        if peer.proxy_for(self._plane, address) is not None:
+            # It resolves the name; here nobody may be able to.
+            return [Candidate(address, name, rank, weight, proxied=True)]
         try:
             async with asyncio.timeout(PATIENCE):
                 known = await lookup.addresses(host, port)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from agent import logs, peer
-from agent.config import XdsConfig
+from agent.config import PeerConfig, XdsConfig
 from agent.errors import AttemptError
 from agent.record import replace
 from agent.rpc.call import ClientCall
@@ -65,15 +65,19 @@ class Upstream:
         self._reading = self._writing = None
         self._link = None
         async with asyncio.TaskGroup() as group:
-            talk = group.create_task(self._talk(group, candidate), name=f"xds responses from {candidate.address}")
+            plane = self._config.plane
+            plane = replace(plane, server_name=candidate.name, proxy=plane.proxy if candidate.proxied else None)
+            talk = group.create_task(
+                self._talk(group, candidate, plane), name=f"xds responses from {candidate.address}"
+            )
             try:
-                return await self._beginning(talk, candidate.address, last) or await self._rest(talk)
+                place = peer.place(plane, candidate.address)
+                return await self._beginning(talk, place, last) or await self._rest(talk)
             finally:
                 talk.cancel()
 
-    async def _talk(self, group: asyncio.TaskGroup, candidate: Candidate) -> Ending:
+    async def _talk(self, group: asyncio.TaskGroup, candidate: Candidate, plane: PeerConfig) -> Ending:
         """Dial, converse until the stream ends, and hang up."""
-        plane = replace(self._config.plane, server_name=candidate.name)
         try:
             async with await peer.open_link(plane, candidate.address) as self._link:
                 call = self._link.call(self._flavour.value, peer.metadata(plane))
@@ -92,7 +96,7 @@ class Upstream:
         except EnvelopeError:
             return Ending("INTERNAL", f"{candidate.address} sent bytes that are not a discovery response", by=AGENT)
 
-    async def _beginning(self, reader: asyncio.Task[Ending], address: str, last: bool) -> Ending | None:
+    async def _beginning(self, reader: asyncio.Task[Ending], place: str, last: bool) -> Ending | None:
         """Why this endpoint is left before it has answered, None if it is not."""
         config = self._config
         # A look at the end of the budget tells a connection that hangs from a control plane that has nothing to say.
@@ -101,12 +105,12 @@ class Upstream:
         if reader.done() or self._answered:
             return None
         if self._link is None or not self._link.heard:
-            return _unreachable(f"{address} took no connection within {budget:g} s")
+            return _unreachable(f"{place} took no connection within {budget:g} s")
         if not last:
             await asyncio.wait({reader}, timeout=config.first_response - budget)
             # Without another endpoint a silent one is better than none, and there may be nothing to say.
             if not (reader.done() or self._answered) and self._outbox.unanswered:
-                return _unreachable(f"{address} gave no response within {config.first_response:g} s")
+                return _unreachable(f"{place} gave no response within {config.first_response:g} s")
         return None
 
     async def _rest(self, reader: asyncio.Task[Ending]) -> Ending:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent.config import PeerConfig
+from agent.config import HttpProxy, PeerConfig
 from agent.errors import ConfigError, FatalError
 from tests.fakes.configs import ROOT, make
 
@@ -41,6 +41,35 @@ def test_a_plain_pod() -> None:
 )
 def test_verified_name(address: str, san: str | None, name: str) -> None:
     assert make(proxy={"discoveryAddress": address}, env={"ISTIOD_SAN": san}).xds.plane.server_name == name
+
+
+@pytest.mark.parametrize(
+    ("env", "proxy"),
+    [
+        ({}, None),
+        ({"HTTP_PROXY": "http://p:1", "NO_PROXY": "x"}, None),
+        ({"HTTPS_PROXY": "", "https_proxy": ""}, None),
+        ({"HTTPS_PROXY": "http://p:1"}, HttpProxy("p", 1)),
+        ({"https_proxy": "p:1", "no_proxy": "x,y"}, HttpProxy("p", 1, exceptions="x,y")),
+        ({"HTTPS_PROXY": "p:1", "https_proxy": "q:2", "NO_PROXY": "a", "no_proxy": "b"}, HttpProxy("p", 1, "", "a")),
+        ({"HTTPS_PROXY": "", "https_proxy": "q:2", "NO_PROXY": "", "no_proxy": "b"}, HttpProxy("q", 2, "", "b")),
+        ({"HTTPS_PROXY": "http://u:p@p:1"}, HttpProxy("p", 1, "Basic dTpw")),
+    ],
+)
+def test_the_http_proxy(env: Mapping[str, str], proxy: HttpProxy | None) -> None:
+    c = make(env=env)
+    assert c.identity is not None
+    assert (c.xds.plane.proxy, c.identity.ca.proxy, c.warnings) == (proxy, proxy, ())
+    assert "dTpw" not in repr(c)
+
+
+def test_a_proxy_that_cannot_be_used_is_a_warning() -> None:
+    c = make(env={"HTTPS_PROXY": "http://u:sesame@p:port"})
+    assert c.xds.plane.proxy is None
+    assert c.warnings == ("HTTPS_PROXY is ignored: it must be [http://][USER:PASSWORD@]HOST[:PORT]",)
+    c = make(env={"HTTPS_PROXY": "https://p:1"})
+    assert c.xds.plane.proxy == HttpProxy("p", 1)
+    assert c.warnings == ("the proxy of HTTPS_PROXY is spoken to as if its URL began with http://, as grpc-go does",)
 
 
 def test_the_san_override_is_not_for_a_ca_elsewhere() -> None:

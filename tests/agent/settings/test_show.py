@@ -77,6 +77,15 @@ def test_the_flag_beats_the_limit() -> None:
     assert (row.value, row.source) == (2, "flag --concurrency")
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy"])
+@pytest.mark.parametrize("credentials", ["", "user:sesame@", "user:ses/ame@"])
+def test_the_proxy_is_shown_without_credentials(name: str, credentials: str) -> None:
+    row = rows(env={name: f"http://{credentials}proxy:3128", "NO_PROXY": ".svc"})
+    shown = "http://(redacted)@proxy:3128" if credentials else "http://proxy:3128"
+    assert (row[name].value, row[name].source) == (shown, "environment")
+    assert row["NO_PROXY"].value == ".svc"
+
+
 def test_secrets_stay_secret() -> None:
     config = make(
         env={

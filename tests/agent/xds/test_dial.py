@@ -4,7 +4,7 @@ import socket
 import pytest
 
 from agent import lookup
-from agent.config import PeerConfig
+from agent.config import HttpProxy, PeerConfig
 from agent.errors import AttemptError
 from agent.xds.dial import Dialler
 from agent.xds.srv import Record
@@ -50,6 +50,26 @@ def test_every_address_of_a_name_verified_by_the_name(names):
     found = ordered(dialler("a:1", "b:2"))
     assert sorted(found[:3]) == [("10.0.0.1:1", "a"), ("10.0.0.2:1", "a"), ("[fd00::3]:1", "a")]
     assert found[3] == ("b:2", "b")
+
+
+def test_the_proxy_resolves_what_goes_through_it(names):
+    """An exception is a name: nobody asks the proxy for the addresses of one, which are no exceptions themselves."""
+    names["in.example"] = names["out.example"] = ["192.0.2.1", "192.0.2.2"]
+    plane = PeerConfig(
+        addresses=("in.example:1", "out.example:2", "unknown.example:3", "127.0.0.1:4"),
+        plaintext=False,
+        root_file="",
+        server_name="",
+        proxy=HttpProxy("proxy", 3128, exceptions="in.example"),
+    )
+    order = asyncio.run(Dialler(plane).order())
+    assert sorted((c.address, c.name, c.proxied) for c in order) == [
+        ("127.0.0.1:4", "127.0.0.1", False),
+        ("192.0.2.1:1", "in.example", False),
+        ("192.0.2.2:1", "in.example", False),
+        ("out.example:2", "out.example", True),
+        ("unknown.example:3", "unknown.example", True),
+    ]
 
 
 def test_srv_records(names):
