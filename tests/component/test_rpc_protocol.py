@@ -276,6 +276,7 @@ class Conversation(RuleBasedStateMachine):
             for number in range(len(self.calls)):
                 for is_client in (True, False):
                     self.take(number, is_client, 1000)
+            quiet = quiet and not (self.client.queued or self.server.queued)  # what was taken lets more come
         self.nobody_broke_the_rules()
         for number, (here, there) in self.calls.items():
             if number in self.resets:
