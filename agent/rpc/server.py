@@ -1,12 +1,15 @@
-"""Serving gRPC on a unix socket: one task for each call, everything else is callbacks."""
+"""Serving gRPC on one socket: one task for each call, everything else is callbacks."""
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from agent import logs, uds
+from agent.rpc import dial
 from agent.rpc.call import ServerCall
 from agent.rpc.connection import Connection
 from agent.rpc.frames import encode_headers
@@ -19,6 +22,7 @@ log = logs.scope("default")
 
 AT_ONCE = 64  # connections that are accepted before others have their turn
 BREATH = 0.5  # seconds without accepting while the process has no file descriptor left
+GREETING = 10.0  # seconds for the TLS handshake of a client
 MAX_TEXT = 1000  # bytes of a status message before it is encoded, which may treble it; many clients take 8 KiB
 
 Handler = Callable[[ServerCall], Awaitable[None]]
@@ -26,19 +30,37 @@ Handler = Callable[[ServerCall], Awaitable[None]]
 _HEADERS = b"\x88" + encode_headers([(b"content-type", b"application/grpc")])  # :status 200 is in everybody's table
 _NOT_GRPC = encode_headers([(b":status", b"415")])
 
+REFLECTION = tuple(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha"))
+
+
+def reflecting(describe: Callable[[], tuple[Any, Any]]) -> dict[str, Handler]:
+    """Routes that tell people's tools what a server has; `describe` gives the arguments of `reflection.serve`."""
+
+    async def serve(call: ServerCall) -> None:
+        from agent.rpc import reflection  # hardly ever: it takes descriptors of descriptors
+
+        await reflection.serve(call, *describe())
+
+    return dict.fromkeys(REFLECTION, serve)
+
 
 class Server:
     """`routes`: method path -> handler. A handler that returns ends its call with OK, RpcError with another status.
 
-    Calls whose client has left, or whose deadline is over, are cancelled.
+    Calls whose client has left, or whose deadline is over, are cancelled. `context`: over TLS.
     """
 
     def __init__(
-        self, routes: Mapping[str, Handler], limits: Limits, keepalive: tuple[float, float] = (0.0, 0.0)
+        self,
+        routes: Mapping[str, Handler],
+        limits: Limits,
+        keepalive: tuple[float, float] = (0.0, 0.0),
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self._routes = routes
         self._limits = limits
         self._keepalive = keepalive
+        self._context = context
         self._listener: socket.socket | None = None
         self._transports: set[Transport] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -88,7 +110,10 @@ class Server:
         if listener is not None:
             with suppress(RuntimeError):  # no loop runs: nothing was added to it
                 asyncio.get_running_loop().remove_reader(listener)
-            uds.close(listener)
+            if listener.family == socket.AF_UNIX:
+                uds.close(listener)
+            else:
+                listener.close()
         for transport in list(self._transports):
             transport.connection.leave("the server ends")
             transport.flush()
@@ -106,7 +131,22 @@ class Server:
                 loop.call_later(BREATH, self._resume, listener)
                 return
             sock.setblocking(False)
-            self._connected(sock)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._context is None:
+                self._connected(sock)
+            else:
+                assert self._group is not None
+                self._group.create_task(self._greet(sock, self._context), name="rpc TLS handshake")
+
+    async def _greet(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        try:
+            async with asyncio.timeout(GREETING):
+                secured = await dial.secure(sock, context, None)
+        except (TimeoutError, RpcError) as e:
+            log.debug("no TLS connection with a client: %s", e)
+        else:
+            self._connected(secured)
 
     def _resume(self, listener: socket.socket) -> None:
         if self._listener is listener:

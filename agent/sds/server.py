@@ -10,9 +10,10 @@ from agent.config import SdsConfig
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import Secret
+from agent.protos import secret_pb2, xds_pb2
 from agent.rpc.call import ServerCall
 from agent.rpc.sending import Limits
-from agent.rpc.server import Server
+from agent.rpc.server import Server, reflecting
 from agent.rpc.status import Code, RpcError
 from agent.sds.follow import Follower
 from agent.sds.ledger import Ledger
@@ -22,7 +23,9 @@ from agent.sds.stream import Broadcast, Conversation, Delta, StateOfTheWorld
 
 log = logs.scope("sds")
 
-SERVICE = "envoy.service.secret.v3.SecretDiscoveryService"
+STREAM, DELTA, FETCH = (
+    f"/envoy.service.secret.v3.SecretDiscoveryService/{name}Secrets" for name in ("Stream", "Delta", "Fetch")
+)
 LIMITS = Limits(window=65_535, streams=100_000, message=4 << 20)
 KEEPALIVE = (30.0, 10.0)
 
@@ -71,8 +74,8 @@ class SdsServer:
 
     async def start(self) -> None:
         """Bind the socket, unless that has been done. Raises FatalError."""
-        routes = {"StreamSecrets": self.stream, "DeltaSecrets": self.delta, "FetchSecrets": self.fetch}
-        server = Server({f"/{SERVICE}/{name}": handler for name, handler in routes.items()}, LIMITS, KEEPALIVE)
+        handlers = {STREAM: self.stream, DELTA: self.delta, FETCH: self.fetch}
+        server = Server({**handlers, **reflecting(_describe)}, LIMITS, KEEPALIVE)
         if self._listener is None:
             server.bind(self._config.socket_path)
         else:
@@ -132,3 +135,10 @@ class SdsServer:
         self.ledger.rejects += 1
         message = f"Envoy rejected a secret ({', '.join(names)[:200]}): {why[:500]}"
         self._recorder.record("sds", "rejected", message, level=logging.WARNING)
+
+
+def _describe() -> tuple[Any, Any]:
+    """What people's tools are told."""
+    plain = "remora.xds.Request", "remora.xds.Response"
+    delta = "remora.xds.DeltaRequest", "remora.xds.DeltaResponse"
+    return {STREAM: plain, DELTA: delta, FETCH: plain}, [xds_pb2.DESCRIPTOR, secret_pb2.DESCRIPTOR]

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from agent import logs
 from agent.config import XdsConfig
@@ -15,7 +16,7 @@ from agent.model import XdsStatus
 from agent.record import replace
 from agent.rpc.call import ServerCall
 from agent.rpc.sending import Limits
-from agent.rpc.server import Server
+from agent.rpc.server import Server, reflecting
 from agent.rpc.status import Code, RpcError
 from agent.xds import wire
 from agent.xds.dial import Dialler
@@ -82,7 +83,8 @@ class XdsProxy:
     async def start(self) -> None:
         """Bind the socket, unless that has been done. Raises FatalError."""
         tune()
-        server = Server({flavour.value: partial(self.serve, flavour) for flavour in Flavour}, LIMITS, KEEPALIVE)
+        streams = {flavour.value: partial(self.serve, flavour) for flavour in Flavour}
+        server = Server({**streams, **reflecting(_describe)}, LIMITS, KEEPALIVE)
         if self._listener is None:
             server.bind(self._config.socket_path)
         else:
@@ -193,3 +195,14 @@ def _already() -> asyncio.Event:
 def _leaf(error: Exception) -> Exception:
     """The first real error in a group of groups."""
     return _leaf(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
+
+
+def _describe() -> tuple[Any, Any]:
+    """What people's tools are told of the streams, whose messages are relayed as bytes."""
+    from agent.protos import xds_pb2
+
+    streams = {
+        Flavour.SOTW.value: ("remora.xds.Request", "remora.xds.Response"),
+        Flavour.DELTA.value: ("remora.xds.DeltaRequest", "remora.xds.DeltaResponse"),
+    }
+    return streams, [xds_pb2.DESCRIPTOR]

@@ -24,7 +24,7 @@ from agent.events import Recorder
 from agent.identity.manager import IdentityManager
 from agent.latest import Latest
 from agent.model import Readiness, Secret
-from agent.protos import secret_pb2, xds_pb2
+from agent.protos import reflection_pb2, secret_pb2, xds_pb2
 from agent.sds.server import SdsServer
 from tests.fakes.ca import SERVER_NAME, FakeCa, Root
 from tests.fakes.sds_client import NODE, SECRET, SERVICE, SdsClient, open_socket, secrets
@@ -325,6 +325,17 @@ def test_delta_and_fetch_are_served_too(tmp_path: Path) -> None:
                 await call(b"", timeout=5)
             assert e.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             await fetching.close()
+
+    asyncio.run(main())
+
+
+def test_tools_are_told_what_there_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as w, open_socket(w.path) as channel:
+            call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")()
+            await call.write(reflection_pb2.Request(list_services="").SerializeToString())
+            listed = reflection_pb2.Response.FromString(await call.read()).list_services_response.service
+            assert SERVICE.strip("/") in {s.name for s in listed}
 
     asyncio.run(main())
 
