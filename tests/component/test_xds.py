@@ -4,9 +4,10 @@ import asyncio
 import os
 
 import grpc
+import grpc.aio
 import pytest
 
-from agent.protos import xds_pb2
+from agent.protos import reflection_pb2, xds_pb2
 from agent.xds import wire
 from agent.xds.session import Announcement
 from agent.xds.wire import HEALTH, LISTENER, NAME_TABLE, TRUST_BUNDLE, Flavour
@@ -392,3 +393,16 @@ def test_two_hundred_reconnects_leak_nothing(tmp_path, flavour):
                 await asyncio.sleep(0.02)
 
     test(tmp_path, flavour)
+
+
+def test_tools_are_told_what_there_is(tmp_path):
+    @world
+    async def test(relay, plane):
+        async with grpc.aio.insecure_channel(f"unix:{relay.config.socket_path}") as channel:
+            call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")()
+            await call.write(reflection_pb2.Request(list_services="").SerializeToString())
+            listed = reflection_pb2.Response.FromString(await call.read()).list_services_response.service
+            assert "envoy.service.discovery.v3.AggregatedDiscoveryService" in {s.name for s in listed}
+            call.cancel()
+
+    test(tmp_path, Flavour.DELTA)
