@@ -7,6 +7,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.descriptor_database import DescriptorDatabase
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from agent.protos import reflection_pb2, xds_pb2
@@ -26,10 +28,10 @@ def ask(**what: Any) -> reflection_pb2.Response:
 
 
 def pool_of(response: reflection_pb2.Response) -> DescriptorPool:
-    pool = DescriptorPool()
-    for file in reversed(response.file_descriptor_response.file_descriptor_proto):
-        pool.AddSerializedFile(file)
-    return pool
+    known = DescriptorDatabase()
+    for file in response.file_descriptor_response.file_descriptor_proto:
+        known.Add(FileDescriptorProto.FromString(file))
+    return DescriptorPool(known)
 
 
 def test_services_are_listed() -> None:
