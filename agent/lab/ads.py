@@ -3,32 +3,29 @@
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import grpc
-
 from agent import logs
-from agent.errors import FatalError
-from agent.lab import envelope, resources, tokens
+from agent.lab import envelope, resources, serving, tokens
 from agent.lab.mesh import Mesh
 from agent.lab.session import NDS, Action, Push
 from agent.lab.session_delta import DeltaSession
 from agent.lab.session_state import StateSession
 from agent.latest import Latest
+from agent.rpc.call import ServerCall
+from agent.rpc.sending import Limits
+from agent.rpc.server import Server
+from agent.rpc.status import Code, Gone, RpcError
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 log = logs.scope("ads")
 
-_OPTIONS = [
-    ("grpc.so_reuseport", 0),  # a second plane on the same port must fail, not share it
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-]
+PATIENCE = 1.0  # seconds for streams to end in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ _STATE = _Flavour("sotw", StateSession, envelope.decode_state, envelope.encode_s
 
 
 class AdsServer:
-    """Serves `world` on `listen` (host:port or unix:PATH), over TLS if `pair` is (key, chain) in PEM.
+    """Serves `world` on `listen` (host:port or unix:PATH), over TLS if there is a `context`.
 
     With `issued` every stream must present one of the tokens it returns, for the node's own namespace.
     """
@@ -53,69 +50,64 @@ class AdsServer:
         self,
         listen: str,
         world: Latest[Mesh],
-        pair: tuple[bytes, bytes] | None,
+        context: ssl.SSLContext | None,
         issued: Callable[[], Sequence[str]] | None = None,
     ) -> None:
         self._listen = listen
         self._world = world
-        self._pair = pair
         self._issued = issued
         self._streams = itertools.count(1)
         self._open: set[_Stream] = set()
-        self._server: grpc.aio.Server | None = None
+        routes = {
+            f"/{SERVICE}/{method}": partial(self._serve, flavour)
+            for method, flavour in (("StreamAggregatedResources", _STATE), ("DeltaAggregatedResources", _DELTA))
+        }
+        self._server = Server(routes, Limits(), context=context)
         self.port = 0
 
     async def start(self) -> None:
-        """Bind and serve. Raises FatalError when the address cannot be bound."""
-        server = grpc.aio.server(options=_OPTIONS)
-        handlers = {
-            method: grpc.stream_stream_rpc_method_handler(partial(self._serve, flavour))
-            for method, flavour in (("StreamAggregatedResources", _STATE), ("DeltaAggregatedResources", _DELTA))
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        try:
-            if self._pair is None:
-                self.port = server.add_insecure_port(self._listen)
-            else:
-                self.port = server.add_secure_port(self._listen, grpc.ssl_server_credentials([self._pair]))
-        except RuntimeError:
-            self.port = 0
-        if self.port == 0:
-            raise FatalError(f"cannot listen on {self._listen}: the address is taken or not on this machine")
-        await server.start()
-        self._server = server
+        """Bind. Raises FatalError when the address cannot be bound."""
+        listener = serving.listen(self._listen)
+        self._server.adopt(listener)
+        if not self._listen.startswith("unix:"):
+            self.port = listener.getsockname()[1]
 
     async def run(self) -> None:
         """Serve until cancelled; then end every stream and close."""
-        assert self._server is not None, "start() comes first"
-        try:
-            await self._server.wait_for_termination()
-        finally:
-            for stream in self._open:
-                stream.end()
-            await self._server.stop(grace=1.0)
+        async with asyncio.TaskGroup() as group:
+            server = group.create_task(self._server.run(), name="ads server")
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                for stream in self._open:
+                    stream.end()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PATIENCE):
+                        for stream in list(self._open):
+                            await stream.ended.wait()
+                server.cancel()
 
-    async def _serve(
-        self, flavour: _Flavour, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
-    ) -> None:
-        stream = _Stream(next(self._streams), flavour, self._world, context)
+    async def _serve(self, flavour: _Flavour, call: ServerCall) -> None:
+        stream = _Stream(next(self._streams), flavour, self._world, call)
         self._open.add(stream)
         try:
-            await stream.admit(requests, self._issued)
-            await stream.run(requests)
+            await stream.admit(self._issued)
+            await stream.run()
         finally:
             self._open.discard(stream)
+            stream.ended.set()
             stream.note("stream closed")
 
 
 class _Stream:
     """One client. Requests are read at once, whatever it costs to answer them; mesh changes coalesce."""
 
-    def __init__(self, number: int, flavour: _Flavour, world: Latest[Mesh], context: grpc.aio.ServicerContext) -> None:
+    def __init__(self, number: int, flavour: _Flavour, world: Latest[Mesh], call: ServerCall) -> None:
         self._number = number
         self._flavour = flavour
         self._world = world
-        self._context = context
+        self._call = call
+        self.ended = asyncio.Event()
         prefix = secrets.token_hex(4)
         counter = itertools.count(1)
         self._session = flavour.session(lambda: f"{prefix}-{next(counter)}")
@@ -130,9 +122,9 @@ class _Stream:
         who = f"{self._node.name}.{self._node.namespace}" if self._node else "unknown"
         log.info(text, extra={"labels": {"node": who, "stream": self._number, "flavour": self._flavour.name, **labels}})
 
-    async def admit(self, requests: AsyncIterator[bytes], issued: Callable[[], Sequence[str]] | None) -> None:
-        """Read the first request and learn who speaks. Ends the call for strangers."""
-        first = await anext(aiter(requests), None)
+    async def admit(self, issued: Callable[[], Sequence[str]] | None) -> None:
+        """Read the first request and learn who speaks. Raises RpcError for strangers."""
+        first = await self._call.read()
         if first is None:
             return
         try:
@@ -141,37 +133,44 @@ class _Stream:
                 raise ValueError("missing node information")
             self._node = resources.Node.parse(node_id)
         except ValueError as error:
-            await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise RpcError(Code.INVALID_ARGUMENT, str(error)) from None
         if issued is not None:
             try:
-                identity = tokens.authenticate(self._context.invocation_metadata() or (), issued())
+                identity = tokens.authenticate(serving.metadata(self._call), issued())
             except ValueError as error:
-                await self._context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+                raise RpcError(Code.UNAUTHENTICATED, str(error)) from None
             if self._node is not None and identity.namespace != self._node.namespace:
-                await self._context.abort(
-                    grpc.StatusCode.PERMISSION_DENIED,
+                raise RpcError(
+                    Code.PERMISSION_DENIED,
                     f"an identity of namespace {identity.namespace} cannot speak for a node of {self._node.namespace}",
                 )
         self._inbox.put_nowait(first)
-        self.note("stream opened", peer=self._context.peer())
+        self.note("stream opened", peer=self._call.client or "unix")
 
-    async def run(self, requests: AsyncIterator[bytes]) -> None:
-        """Answer until the client or the server ends."""
+    async def run(self) -> None:
+        """Answer until the client or the server ends. Raises RpcError for what cannot be answered."""
         if self._node is None:
             return
+        refusal = None
         async with asyncio.TaskGroup() as group:
             helpers = [
-                group.create_task(self._read(requests), name=f"ads-read-{self._number}"),
+                group.create_task(self._read(), name=f"ads-read-{self._number}"),
                 group.create_task(self._watch(), name=f"ads-watch-{self._number}"),
             ]
-            await self._answer(self._node)
+            try:
+                await self._answer(self._node)
+            except RpcError as error:
+                refusal = error  # not one of a group
             for helper in helpers:
                 helper.cancel()
+        if refusal is not None:
+            raise refusal
 
-    async def _read(self, requests: AsyncIterator[bytes]) -> None:
-        async for raw in requests:
-            if raw:  # an empty message asks for nothing
-                self._inbox.put_nowait(raw)
+    async def _read(self) -> None:
+        with suppress(Gone):
+            while (raw := await self._call.read()) is not None:
+                if raw:  # an empty message asks for nothing
+                    self._inbox.put_nowait(raw)
         self._inbox.put_nowait(None)
 
     async def _watch(self) -> None:
@@ -191,7 +190,7 @@ class _Stream:
                 try:
                     _, request = self._flavour.decode(raw)
                 except ValueError as error:
-                    await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+                    raise RpcError(Code.INVALID_ARGUMENT, str(error)) from None
                 actions = self._session.request(request, snapshot)
             else:
                 self._changed = False
@@ -203,7 +202,7 @@ class _Stream:
         kind = _short(action.type_url)
         if isinstance(action, Push):
             payload = self._flavour.encode(action)
-            await self._context.write(payload)
+            await self._call.write(payload)
             labels = {"resources": len(action.resources), "removed": len(action.removed), "bytes": len(payload)}
             self.note("push", type=kind, cause=cause, version=action.version, nonce=action.nonce, **labels)
         elif action.kind == "nack":

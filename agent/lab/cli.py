@@ -100,9 +100,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from agent.lab import mesh, plane, setup
+    from agent.lab import mesh, serving, setup
 
-    parsed = mesh.parse_bytes(plane.read(options.mesh, "the mesh file"), f"mesh file {options.mesh}")
+    parsed = mesh.parse_bytes(serving.read(options.mesh, "the mesh file"), f"mesh file {options.mesh}")
     for line in setup.initialise(options.dir, parsed, options.san):
         print(line)
     return 0

@@ -1,17 +1,15 @@
 """`remora-agent lab plane`: the control plane as one process; follows its mesh file and ends on SIGTERM."""
 
 import asyncio
-import contextlib
-import signal
-from collections.abc import Callable, Coroutine, Sequence
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agent import logs
 from agent.errors import ConfigError
 from agent.lab import mesh, resources
 from agent.lab.ads import AdsServer
+from agent.lab.serving import issued_in, read, tls, until_signal
 from agent.latest import Latest
 
 log = logs.scope("plane")
@@ -79,52 +77,8 @@ class MeshFile:
         return mesh.parse_bytes(text, f"mesh file {self._path}")
 
 
-def read(path: Path, what: str) -> bytes:
-    """The content of a configured file. Raises ConfigError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {what} {path}: {error.strerror}") from None
-
-
 def describe(world: mesh.Mesh) -> dict[str, object]:
     return {"services": len(world.services), "workloads": len(world.workloads), "mtls": world.mtls.value}
-
-
-def issued_in(folder: Path) -> Callable[[], Sequence[str]]:
-    """The tokens in the files of a folder, re-read at every call; a missing folder holds none."""
-
-    def tokens() -> Sequence[str]:
-        try:
-            files = sorted(folder.iterdir())
-        except OSError as error:
-            log.error(f"cannot read the token folder {folder}: {error.strerror}")
-            return []
-        found = []
-        for file in files:
-            with contextlib.suppress(OSError, UnicodeDecodeError):  # withdrawn meanwhile, or no token at all
-                found.append(file.read_text().strip())
-        return [token for token in found if token]
-
-    return tokens
-
-
-async def until_signal(
-    *services: Callable[[], Coroutine[Any, Any, None]], on_hangup: Callable[[], None] | None = None
-) -> None:
-    """Run the services' coroutines until SIGTERM or SIGINT; SIGHUP calls `on_hangup`."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if on_hangup is not None:
-        loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    async with asyncio.TaskGroup() as group:
-        running = [group.create_task(service(), name=service.__qualname__) for service in services]
-        await stop.wait()
-        logs.scope("lab").info("stopping")
-        for task in running:
-            task.cancel()
 
 
 async def serve(options: PlaneOptions) -> None:
@@ -134,14 +88,14 @@ async def serve(options: PlaneOptions) -> None:
     # The first use of every message class costs half a second; nobody should wait for it on a stream.
     resources.snapshot(file.world.value, resources.Node("sidecar", "192.0.2.1", "none", "none"))
     server = AdsServer(
-        options.listen, file.world, _pair(options), issued_in(options.tokens) if options.tokens is not None else None
+        options.listen, file.world, _context(options), issued_in(options.tokens) if options.tokens is not None else None
     )
     await server.start()
     log.info("serving", extra={"labels": {"address": options.listen, **describe(file.world.value)}})
     await until_signal(server.run, file.run, on_hangup=file.reload)
 
 
-def _pair(options: PlaneOptions) -> tuple[bytes, bytes] | None:
+def _context(options: PlaneOptions) -> ssl.SSLContext | None:
     if options.plaintext or options.listen.startswith("unix:"):
         return None
     if options.cert is None or options.key is None:
@@ -150,4 +104,4 @@ def _pair(options: PlaneOptions) -> tuple[bytes, bytes] | None:
 
     key, chain = read(options.key, "the server key"), read(options.cert, "the server certificate")
     authority.check_pair(key, chain, read(options.root, "the root certificate") if options.root else None)
-    return key, chain
+    return tls(options.cert, options.key)

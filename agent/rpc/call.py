@@ -1,7 +1,8 @@
 """A call as coroutines see it: read a message, write a message, know how it ended. Both ends share it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from agent.rpc import frames
 from agent.rpc.connection import Connection
@@ -118,6 +119,21 @@ class ServerCall(Call):
     @property
     def method(self) -> str:
         return (self._stream.headers or {}).get(b":path", b"").decode("latin-1")
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """Of the request; values that came several times are joined by commas."""
+        return self._stream.headers or {}
+
+    @property
+    def client(self) -> str:
+        """Where the client is: its IP address, "" on a unix socket."""
+        return self._transport.peer
+
+    @property
+    def certificate(self) -> Mapping[str, Any]:
+        """What the client has shown and the server has verified, as `ssl.SSLSocket.getpeercert` has it; or nothing."""
+        return self._transport.certificate
 
     @property
     def timeout(self) -> bytes:

@@ -1,6 +1,7 @@
 """Getting a socket to a server: its addresses in turn, TCP, and TLS with HTTP/2 agreed on."""
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -84,11 +85,11 @@ async def _reach(host: str, port: int, source: str | None) -> socket.socket:
         try:
             async with asyncio.timeout(PATIENCE if number < len(found) else None):
                 return await _connect(address, source)
-        except TimeoutError:
-            failure = DialError(Why.UNREACHABLE, f"no answer from {address[1][0]} within {PATIENCE:g} s")
         except OSError as e:
             kind = Why.REFUSED if isinstance(e, ConnectionRefusedError) else Why.UNREACHABLE
-            failure = DialError(kind, e.strerror or str(e))
+            # asyncio's texts do not say what went wrong; the end of our own patience has no number.
+            text = os.strerror(e.errno) if e.errno else f"no answer from {address[1][0]} within {PATIENCE:g} s"
+            failure = DialError(kind, text)
     raise failure or DialError(Why.LOOKUP, "lookup failed: no addresses")
 
 
@@ -111,17 +112,23 @@ async def _connect(address: Address, source: str | None) -> socket.socket:
     return sock
 
 
-async def secure(sock: socket.socket, context: ssl.SSLContext, server_name: str) -> ssl.SSLSocket:
-    """The TLS handshake on a connected socket, which is closed if it fails. Raises DialError."""
+async def secure(sock: socket.socket, context: ssl.SSLContext, server_name: str | None) -> ssl.SSLSocket:
+    """The TLS handshake on a connected socket, which is closed if it fails. Raises DialError.
+
+    The server's side of it has no `server_name`.
+    """
     try:
-        secured = context.wrap_socket(sock, server_hostname=server_name, do_handshake_on_connect=False)
+        secured = context.wrap_socket(
+            sock, server_side=server_name is None, server_hostname=server_name, do_handshake_on_connect=False
+        )
     except (OSError, ValueError) as e:
         sock.close()
         raise DialError(Why.TLS, str(e)) from e
     try:
         await _handshake(secured)
         if secured.selected_alpn_protocol() != "h2":
-            raise DialError(Why.NOT_HTTP2, "the server did not agree on HTTP/2 (ALPN h2)")
+            peer = "client" if server_name is None else "server"
+            raise DialError(Why.NOT_HTTP2, f"the {peer} did not agree on HTTP/2 (ALPN h2)")
     except ssl.SSLCertVerificationError as e:
         secured.close()
         raise DialError(_VERIFY.get(e.verify_code, Why.UNTRUSTED), e.verify_message or str(e)) from e

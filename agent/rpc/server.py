@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from agent import logs, uds
-from agent.rpc import dial
 from agent.rpc.call import ServerCall
 from agent.rpc.connection import Connection
 from agent.rpc.frames import encode_headers
@@ -140,6 +139,8 @@ class Server:
                 self._group.create_task(self._greet(sock, self._context), name="rpc TLS handshake")
 
     async def _greet(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        from agent.rpc import dial  # not in the way of those who serve unix sockets
+
         try:
             async with asyncio.timeout(GREETING):
                 secured = await dial.secure(sock, context, None)

@@ -4,9 +4,10 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 from agent.rpc.connection import Connection
 from agent.rpc.inbox import Buffer
@@ -52,6 +53,22 @@ class Transport:
     @property
     def open(self) -> bool:
         return self._fd >= 0
+
+    @property
+    def peer(self) -> str:
+        """IP address of the other end; "" on a unix socket, and once the connection has ended."""
+        try:
+            name = self._sock.getpeername()
+        except OSError:
+            return ""
+        return str(name[0]) if isinstance(name, tuple) else ""
+
+    @property
+    def certificate(self) -> Mapping[str, Any]:
+        """What the other end has shown and TLS has verified; {} without one."""
+        if self._fd < 0 or not isinstance(self._sock, ssl.SSLSocket):
+            return {}
+        return self._sock.getpeercert() or {}
 
     def flush(self) -> None:
         """Send what the connection has, before the loop goes to sleep: many small messages become one write."""

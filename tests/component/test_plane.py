@@ -18,7 +18,8 @@ from agent.errors import FatalError
 from agent.lab import setup
 from agent.lab.ads import SERVICE, AdsServer
 from agent.lab.mesh import Mesh, parse
-from agent.lab.plane import MeshFile, issued_in
+from agent.lab.plane import MeshFile
+from agent.lab.serving import issued_in
 from agent.lab.session import CDS, EDS, LDS, NDS
 from agent.latest import Latest
 from agent.protos import names_pb2, xds_pb2

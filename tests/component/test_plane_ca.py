@@ -2,10 +2,11 @@
 
 import asyncio
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.errors import ConfigError, FatalError
 from agent.lab import setup
 from agent.lab.authority import key_pem
-from agent.lab.ca import METHOD, CaOptions, CaServer, split_address
+from agent.lab.ca import METHOD, CaOptions, CaServer
 from agent.lab.mesh import parse
+from agent.lab.serving import split_address
 from agent.protos.ca_pb2 import CertificateRequest, CertificateResponse
+from tests.fakes.ca import Root
 
 MESH = "certificates: {ttl: 2h}\nworkloads: [{name: b, namespace: demo, service_account: acct, ip: 10.77.0.12}]"
 IDENTITY = "spiffe://cluster.local/ns/demo/sa/acct"
@@ -43,10 +46,17 @@ class World:
         builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(uri, critical=True)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
-    async def ask(self, token: str = "", csr: str | None = None, seconds: int = 86400, chain: bytes = b"") -> Any:
+    async def ask(
+        self,
+        token: str = "",
+        csr: str | None = None,
+        seconds: int = 86400,
+        chain: bytes = b"",
+        pair: tuple[bytes, bytes] | None = None,
+    ) -> Any:
         """The response, or the status code of the refusal."""
         root = (self.folder / setup.ROOT_CERT).read_bytes()
-        own = (key_pem(self.key), chain) if chain else (None, None)
+        own = pair or ((key_pem(self.key), chain) if chain else (None, None))
         credentials = grpc.ssl_channel_credentials(root, *own)
         options = (("grpc.ssl_target_name_override", "istiod.istio-system.svc"), ("grpc.use_local_subchannel_pool", 1))
         async with grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=options) as channel:
@@ -126,6 +136,31 @@ def test_refusals(tmp_path: Path) -> None:
             assert await world.ask(world.token, csr="") is grpc.StatusCode.INVALID_ARGUMENT
             (tmp_path / setup.TOKENS / "demo.b").rename(tmp_path / "withdrawn")
             assert await world.ask((tmp_path / "withdrawn").read_text()) is grpc.StatusCode.UNAUTHENTICATED
+
+    asyncio.run(asyncio.wait_for(body(), 30))
+
+
+def test_strangers_to_the_protocol_keep_nobody_waiting(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with serving(tmp_path) as world:
+            silent, silent_writer = await asyncio.open_connection("127.0.0.1", world.port)
+            plain, plain_writer = await asyncio.open_connection("127.0.0.1", world.port)
+            plain_writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            with suppress(ConnectionError):
+                await plain.read()  # answered with an alert at most, and closed
+            other = ssl.create_default_context(cafile=str(tmp_path / setup.ROOT_CERT))
+            other.set_alpn_protocols(["http/1.1"])
+            with suppress(ConnectionError, ssl.SSLError):
+                where, name = ("127.0.0.1", world.port), "istiod.istio-system.svc"
+                reader, _ = await asyncio.open_connection(*where, ssl=other, server_hostname=name)
+                assert await reader.read() == b""
+            leaf_of(await world.ask(world.token))
+            foreign = Root("stranger").workload("spiffe://cluster.local/ns/demo/sa/acct")
+            assert await world.ask(pair=foreign) is grpc.StatusCode.UNAVAILABLE
+            leaf_of(await world.ask(world.token))
+        assert await silent.read() == b""  # the end of the server ends it
+        silent_writer.close()
+        plain_writer.close()
 
     asyncio.run(asyncio.wait_for(body(), 30))
 
