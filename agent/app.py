@@ -104,6 +104,7 @@ class App:
         """Every component of this configuration, with its name. A module's name before it: what it needs imported."""
         config = self.config
         yield "xds", self._xds()
+        self._take_signals()  # not earlier: what asyncio imports for it takes longer than the first service
         key: Future[bytes] | None = None
         if config.identity is not None:
             from agent.identity import keys
@@ -311,7 +312,6 @@ class App:
 
     async def run(self) -> int:
         """Start everything, supervise Envoy until it is gone for good; returns the exit status."""
-        self._take_signals()
         settled = sys.getswitchinterval()
         sys.setswitchinterval(HURRIED)
         async with asyncio.TaskGroup() as group:

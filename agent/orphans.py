@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 
 # Seconds that a dead child must have been left lying before it is taken for an orphan: whoever started it (Envoy's
 # supervisor, an exec probe, a command for the redirect rules) waits for it and is told within milliseconds.
@@ -47,9 +46,10 @@ class Reaper:
 def children() -> list[int]:
     """Every child of this process, living or dead. Each thread has its own list."""
     found: list[int] = []
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError, ValueError):  # a thread that ends meanwhile
-            found += [int(word) for word in (task / "children").read_text().split()]
+    for task in os.listdir("/proc/self/task"):
+        # A thread may end meanwhile.
+        with suppress(OSError, ValueError), open(f"/proc/self/task/{task}/children") as f:
+            found += [int(word) for word in f.read().split()]
     return found
 
 

@@ -6,10 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from agent.deferred import stand_in
 from agent.signals import EarlySignals, EndWanted
 
 if TYPE_CHECKING:
     from agent.config import AgentConfig
+
+# What logging, asyncio and subprocess import for errors, debugging and text: Envoy does not wait for it.
+SELDOM = ("inspect", "textwrap", "tokenize", "locale", "calendar")
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -18,6 +22,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     signals = EarlySignals()  # ahead of the imports: reading the configuration may wait for addresses and names
     # Nothing becomes garbage while modules are imported; the app turns collection on again.
     gc.disable()
+    stand_in(*SELDOM)
     try:
         config = _configure(argv, environ)
         signals.keep()

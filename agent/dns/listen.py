@@ -3,7 +3,6 @@
 import os
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent import logs
@@ -38,12 +37,13 @@ def place(config: DnsConfig, saved: str = SAVED_RESOLV_CONF) -> Place:
     if port == 53:
         if os.geteuid() == 0:
             first = True
-            path = saved if Path(saved).exists() else path
+            path = saved if os.path.exists(saved) else path
         else:
             log.error("only root serves DNS on port 53, falling back to %s", resolv.DEFAULT_ADDRESS)
             host, port = resolv.split_address(resolv.DEFAULT_ADDRESS)
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        with open(path, encoding="utf-8", errors="replace") as f:
+            text = f.read()
     except OSError as error:
         raise FatalError(f"the DNS proxy cannot read {path}: {error.strerror}") from None
     return Place(host, port, resolv.parse(text), first)

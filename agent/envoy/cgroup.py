@@ -1,7 +1,5 @@
 """How many processes the kernel has killed in this container for want of memory (cgroup v2 and v1)."""
 
-from pathlib import Path
-
 
 def locate(membership: str, mounts: str) -> str:
     """The file that counts the kills, from /proc/self/cgroup and /proc/self/mountinfo; "" if there is none. Pure."""
@@ -47,10 +45,15 @@ def count(text: str) -> int | None:
     return None
 
 
-def oom_kills(proc: Path = Path("/proc/self")) -> int | None:
+def oom_kills(proc: str = "/proc/self") -> int | None:
     """The counter now; None when this machine does not say."""
     try:
-        path = locate((proc / "cgroup").read_text(), (proc / "mountinfo").read_text())
-        return count(Path(path).read_text()) if path else None
+        path = locate(_read(f"{proc}/cgroup"), _read(f"{proc}/mountinfo"))
+        return count(_read(path)) if path else None
     except OSError:
         return None
+
+
+def _read(path: str) -> str:
+    with open(path) as f:
+        return f.read()

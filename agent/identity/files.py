@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from agent.model import Secret
 
@@ -21,15 +20,14 @@ def replace(directory: str, contents: Mapping[str, bytes], mode: int) -> list[st
 
     New content is complete before the first rename. The directory is made if it is not there. Raises OSError.
     """
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o755 if mode & 0o044 else 0o700)
-    staged: list[tuple[Path, Path]] = []
+    os.makedirs(directory, mode=0o755 if mode & 0o044 else 0o700, exist_ok=True)
+    staged: list[tuple[str, str]] = []
     try:
         for name in NAMES:
-            target = folder / name
+            target = os.path.join(directory, name)
             if name not in contents or _read(target) == contents[name]:
                 continue
-            temporary = folder / f"{name}.tmp.{os.getpid()}"
+            temporary = f"{target}.tmp.{os.getpid()}"
             staged.append((temporary, target))
             _create(temporary, contents[name], mode)
         for temporary, target in staged:
@@ -37,22 +35,23 @@ def replace(directory: str, contents: Mapping[str, bytes], mode: int) -> list[st
     except OSError:
         for temporary, _ in staged:
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                os.unlink(temporary)
         raise
-    return [target.name for _, target in staged]
+    return [os.path.basename(target) for _, target in staged]
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: str) -> bytes | None:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as f:
+            return f.read()
     except OSError:
         return None
 
 
-def _create(path: Path, content: bytes, mode: int) -> None:
+def _create(path: str, content: bytes, mode: int) -> None:
     """A new file that nobody else can open before its mode is right."""
     with contextlib.suppress(FileNotFoundError):  # left behind by a crash
-        path.unlink()
+        os.unlink(path)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
         os.fchmod(f.fileno(), mode)
         f.write(content)

@@ -2,7 +2,6 @@
 
 import errno
 import socket
-from pathlib import Path
 
 NETLINK_NETFILTER = 12
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
@@ -10,11 +9,12 @@ NFNLGRP_NFTABLES = 7
 CAP_NET_ADMIN = 12
 
 
-def may_administer(status: Path = Path("/proc/self/status")) -> bool:
+def may_administer() -> bool:
     """Whether this process holds CAP_NET_ADMIN, which reading and writing rules needs."""
-    for line in status.read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> CAP_NET_ADMIN & 1)
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> CAP_NET_ADMIN & 1)
     return False
 
 

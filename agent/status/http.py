@@ -1,7 +1,6 @@
 """One HTTP/1.1 connection of the status server: h11 between a socket and a handler, with limits."""
 
 import asyncio
-import gzip
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -125,6 +124,8 @@ def _encode(protocol: h11.Connection, request: Request, response: Response) -> b
     if len(body) >= COMPRESS_FROM:
         headers.append(("vary", "accept-encoding"))
         if _wants_gzip(request.headers.get("accept-encoding", "")):
+            import gzip  # few ask for it
+
             body = gzip.compress(body, 1)
             headers.append(("content-encoding", "gzip"))
     headers.append(("content-length", str(len(body))))

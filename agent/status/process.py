@@ -3,16 +3,15 @@
 import os
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from agent.status.metrics import Registry, Sample
 
-PROC = Path("/proc/self")
+PROC = "/proc/self"
 
 
 def start_time() -> float:
     """Epoch seconds at which this process began (kernel's clock ticks: ± 10 ms)."""
-    boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    boot = next(line for line in _read("/proc/stat").splitlines() if line.startswith("btime "))
     return int(boot.split()[1]) + int(_fields()[19]) / os.sysconf("SC_CLK_TCK")
 
 
@@ -23,7 +22,12 @@ def age() -> float:
 
 def _fields() -> list[str]:
     """/proc/self/stat from its third field (state) on; the second may contain blanks and brackets."""
-    return PROC.joinpath("stat").read_text().rpartition(")")[2].split()
+    return _read(f"{PROC}/stat").rpartition(")")[2].split()
+
+
+def _read(path: str) -> str:
+    with open(path) as f:
+        return f.read()
 
 
 def register(registry: Registry) -> None:
@@ -39,7 +43,7 @@ def register(registry: Registry) -> None:
         ("resident_memory_bytes", "gauge", "Resident memory in bytes.", lambda: int(_fields()[21]) * page),
         ("virtual_memory_bytes", "gauge", "Virtual memory in bytes.", lambda: int(_fields()[20])),
         ("start_time_seconds", "gauge", "Start of the process in epoch seconds.", start_time),
-        ("open_fds", "gauge", "Open file descriptors.", lambda: len(os.listdir(PROC / "fd"))),
+        ("open_fds", "gauge", "Open file descriptors.", lambda: len(os.listdir(f"{PROC}/fd"))),
         ("threads", "gauge", "Threads of the process.", lambda: int(_fields()[17])),
     ]
     for name, kind, what, read in rows:

@@ -1,7 +1,6 @@
 """Asks the resolvers of resolv.conf for SRV records: UDP, TCP when an answer was cut short, server by server."""
 
 import asyncio
-import secrets
 import socket
 from collections.abc import Callable, Sequence
 
@@ -61,6 +60,8 @@ async def look_up(
 
 
 async def _ask(server: Server, name: str) -> list[Record]:
+    import secrets  # when it is needed: Envoy's first stream does not wait for it
+
     asked = question(name, secrets.randbelow(1 << 16))
     answer = await _udp(server, asked)
     if truncated(answer):

@@ -4,7 +4,6 @@ A file: a first line that names the format, a line of JSON (type, flavour, versi
 as (length of the name, length of the slice, name, slice), and a CRC-32 of all of that.
 """
 
-import hashlib
 import json
 import os
 import struct
@@ -96,6 +95,8 @@ class StateDir:
 
     @staticmethod
     def _file(type_url: str) -> str:
+        import hashlib  # a millisecond that only those pay who keep a state
+
         return hashlib.blake2b(type_url.encode(), digest_size=12).hexdigest() + SUFFIX
 
     def _write(self, name: str, chunks: Iterator[bytes]) -> None:
