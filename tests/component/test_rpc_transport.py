@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from agent.rpc.connection import MAX_HASTY, Connection
 from agent.rpc.frames import ENHANCE_YOUR_CALM, GOAWAY, PING
 from agent.rpc.sending import QUEUE, Limits
 from agent.rpc.status import Code, Gone
+from agent.rpc.stream import Stream
+from tests.fakes.ca import Root
 from tests.fakes.http2 import HELLO, REQUEST, RESPONSE, SETTINGS, Frame, data, headers, message, parse, sent
 from tests.fakes.rpc import SECONDS, dialled, ended, everything, grpcio, pair, serving, until
 
@@ -339,10 +342,66 @@ def test_a_request_that_is_not_grpc(tmp_path: Path, pairs: list[tuple[bytes, byt
     asyncio.run(go())
 
 
+async def status(client: socket.socket, connection: Connection, stream: Stream) -> tuple[Code, str]:
+    """How a call ends that a client makes by hand."""
+    async with asyncio.timeout(SECONDS):
+        while stream.end is None:
+            connection.receive(await asyncio.get_running_loop().sock_recv(client, 1 << 20))
+            stream.inbox.messages.clear()
+            connection.took(stream)
+            await asyncio.get_running_loop().sock_sendall(client, sent(connection))
+    return stream.end
+
+
+@pytest.mark.parametrize(
+    ("timeout", "code", "text"),
+    [
+        (b"100m", Code.DEADLINE_EXCEEDED, "the deadline of the call is over"),
+        (b"0n", Code.DEADLINE_EXCEEDED, "the deadline of the call is over"),
+        (b"soon", Code.INTERNAL, "grpc-timeout must be up to eight digits and a unit"),
+    ],
+)
+def test_a_deadline_that_only_we_keep(tmp_path: Path, timeout: bytes, code: Code, text: str) -> None:
+    async def go() -> None:
+        path = str(tmp_path / "s")
+        async with serving(path, {"/a/b": echo}):
+            with await bare(path) as client:
+                connection = Connection(True, Limits())
+                stream = connection.open(REQUEST + frames.encode_headers([(b"grpc-timeout", timeout)]))
+                assert stream is not None
+                await asyncio.get_running_loop().sock_sendall(client, sent(connection))
+                assert await status(client, connection, stream) == (code, text)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("busy", ["reading", "writing"])
+def test_a_bad_message_ends_a_call_whatever_it_is_about(tmp_path: Path, busy: str) -> None:
+    async def work(call: ServerCall) -> None:
+        await call.write(b"begun")
+        while busy == "writing" or await call.read() is not None:
+            await call.write(bytes(1 << 20))
+
+    async def go() -> None:
+        path = str(tmp_path / "s")
+        async with serving(path, {"/a/b": work}, Limits(message=1000)) as server:
+            with await bare(path) as client:
+                loop, connection = asyncio.get_running_loop(), Connection(True, Limits(window=65_535))
+                stream = connection.open(REQUEST)
+                assert stream is not None
+                await loop.sock_sendall(client, sent(connection))
+                await until(lambda: server._transports and next(iter(server._transports)).connection.streams)
+                await loop.sock_sendall(client, data(1, message(bytes(1001))))
+                assert (await status(client, connection, stream))[0] is Code.RESOURCE_EXHAUSTED
+                await until(lambda: len(asyncio.all_tasks()) == 2)
+
+    asyncio.run(go())
+
+
 FLOODS = {
-    "pings": frames.frame(PING, 0, 0, bytes(8)) * 60_000,
-    "settings": SETTINGS * 100_000,
-    "requests": b"".join(headers(n, REQUEST) for n in range(1, 20_000, 2)),  # of a method that there is not
+    "pings": frames.frame(PING, 0, 0, bytes(8)) * 300_000,
+    "settings": SETTINGS * 400_000,
+    "requests": b"".join(headers(n, REQUEST) for n in range(1, 60_000, 2)),  # of a method that there is not
 }
 
 
@@ -364,11 +423,11 @@ def test_a_flood_from_a_client_that_does_not_read(tmp_path: Path, name: str) -> 
                         position += client.send(raw[position : position + 65_536])
                     except BlockingIOError:
                         await asyncio.sleep(0)
-                    assert transport.connection.queued < 2 * QUEUE + (1 << 20)
+                    assert transport.connection.queued < 4 * QUEUE
+                assert not transport._reading
                 async with await our_client(path) as link:
                     assert await link.unary("/t/echo", b"x") == b"x"
-                queued = transport.connection.queued
-                assert queued < 2 * QUEUE + (1 << 20)
+                assert transport.connection.queued < 4 * QUEUE
                 async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
                     writing = group.create_task(loop.sock_sendall(client, raw[position:]))
                     while not (writing.done() and transport._reading):
@@ -376,6 +435,57 @@ def test_a_flood_from_a_client_that_does_not_read(tmp_path: Path, name: str) -> 
                 assert transport.open
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_a_flood_from_a_server_that_does_not_read(tmp_path: Path, over_tls: bool) -> None:
+    """We stop reading, also where records wait, and go on where it stopped."""
+
+    async def go() -> None:
+        root, name = Root(), "server.test"
+        loop, flood = asyncio.get_running_loop(), SETTINGS + frames.frame(PING, 0, 0, bytes(8)) * 200_000
+        trusting = ssl.create_default_context(cadata=root.pem.decode())
+        trusting.set_alpn_protocols(["h2"])
+        showing = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        file = tmp_path / "server.pem"
+        file.write_bytes(b"".join(root.server(name)))
+        showing.load_cert_chain(file)
+        showing.set_alpn_protocols(["h2"])
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            accepting = asyncio.ensure_future(asyncio.to_thread(accepted, listener, showing if over_tls else None))
+            link = await dialled(listener.getsockname()[1], trusting if over_tls else None, name)
+            theirs = await accepting
+        call, transport = link.call("/t/x"), link._transport
+        transport._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        try:
+            pouring = asyncio.ensure_future(asyncio.to_thread(theirs.sendall, flood))
+            await until(lambda: not transport._reading)
+            assert transport.connection.queued < 4 * QUEUE
+            pongs = 0
+            rest = b""
+            async with asyncio.timeout(SECONDS):
+                while pongs < 200_000:
+                    rest += await asyncio.to_thread(theirs.recv, 1 << 20)
+                    rest, position = rest.removeprefix(frames.PREFACE), 0
+                    while len(rest) >= position + 9 and len(rest) >= position + 9 + rest[position + 2]:  # all are short
+                        pongs += rest[position + 3] == PING
+                        position += 9 + rest[position + 2]
+                    rest = rest[position:]
+            await pouring
+            await until(lambda: transport._reading)
+            call.cancel()
+            assert await loop.run_in_executor(None, theirs.recv, 1000)
+        finally:
+            link.close(now=True)
+            theirs.close()
+
+    asyncio.run(go())
+
+
+def accepted(listener: socket.socket, context: ssl.SSLContext | None) -> socket.socket:
+    sock, _ = listener.accept()
+    return context.wrap_socket(sock, server_side=True) if context else sock
 
 
 def test_calls_that_are_reset_at_once_end_the_connection(tmp_path: Path) -> None:
