@@ -25,10 +25,6 @@ COMMANDS = {
     "lab": ("agent.lab.cli", "a mesh on one machine: demo, up, plane, ca (see lab --help)"),
 }
 
-# gRPC's core reads these when it is loaded. Its fork handlers must be off: a fork between live streams would crash the
-# child before it becomes Envoy. Its own log lines would end up between ours.
-GRPC_SETTINGS = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
-
 
 def usage(program: str) -> str:
     rows = "\n".join(f"  {name:16}{what}" for name, (_, what) in COMMANDS.items())
@@ -88,9 +84,7 @@ def dispatch(program: str, argv: Sequence[str], environ: Mapping[str, str]) -> i
 def main() -> int:
     try:
         program = os.path.basename(sys.argv[0])
-        environ = os.environ.copy()  # what children inherit; the lines below are for this process alone
-        os.environ.update(GRPC_SETTINGS)
-        status = dispatch("remora-agent" if program == "__main__.py" else program, sys.argv[1:], environ)
+        status = dispatch("remora-agent" if program == "__main__.py" else program, sys.argv[1:], os.environ.copy())
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has gone; do not let the interpreter complain about it at exit.

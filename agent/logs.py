@@ -32,8 +32,8 @@ def _stamp(created: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int(fraction * 1e6):06d}Z"
 
 
-# Libraries that would otherwise print tracebacks to stderr; each is a scope of its own, `grpc` is off unless asked for.
-LIBRARIES = {"asyncio": "", "grpc": "none"}
+# Libraries that would otherwise print tracebacks to stderr; each is a scope of its own, with its usual level.
+LIBRARIES = {"asyncio": ""}
 
 
 def _scope_of(record: logging.LogRecord) -> str:

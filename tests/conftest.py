@@ -6,7 +6,7 @@ import psutil
 import pytest
 from hypothesis import settings
 
-# As agent/__main__.py does: with gRPC's fork handlers a child forked between live streams may crash before its exec.
+# With the fork handlers of gRPC's own library a child forked between live streams may crash before its exec.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 # A landing is judged by the same examples each time; new ones are looked for at every run by hand.
 settings.register_profile("ci", derandomize=True)

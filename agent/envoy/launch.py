@@ -88,12 +88,9 @@ def _bind_to_parent() -> Callable[[], None]:
     """What the child does between fork and exec, with everything it needs looked up beforehand.
 
     PR_SET_PDEATHSIG makes the kernel kill Envoy when the agent dies, however it dies; nothing in the standard library
-    sets it, so a preexec function must. The fork may happen while gRPC threads run: the function imports nothing, takes
-    no lock and calls only prctl(2), getppid(2) and kill(2). Ambient capabilities (CAP_NET_ADMIN for the rules) stay
-    with the agent.
-
-    gRPC's own fork handlers must be off (GRPC_ENABLE_FORK_SUPPORT=0 before it is imported): they crash the child of a
-    process with streams.
+    sets it, so a preexec function must. The fork may happen while other threads run: the function imports nothing,
+    takes no lock and calls only prctl(2), getppid(2) and kill(2). Ambient capabilities (CAP_NET_ADMIN for the rules)
+    stay with the agent.
     """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     parent, getppid, kill, getpid = os.getpid(), os.getppid, os.kill, os.getpid
