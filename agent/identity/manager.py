@@ -133,7 +133,9 @@ class IdentityManager:
     async def _renew_for_ever(self) -> None:
         while True:
             self._wake.clear()
-            await self._sleep(await self._step())
+            wait = await self._step()
+            self._keys.plan(wait)
+            await self._sleep(wait)
 
     async def _step(self) -> float:
         """One move towards the next certificate; seconds until the following one."""

@@ -11,6 +11,8 @@ EXPIRED = Backoff(initial=0.5, cap=10.0, factor=2.0, jitter=0.3)
 SOONEST = 0.1  # after a failure
 EARLIEST = 0.5  # after a success: a grace ratio of 1 means "renew at once", and the CA must survive it
 JUMP = 2.0
+SETTLED = 5.0  # after a certificate: Envoy has it by then and nobody waits for the CPU
+LATEST_SPARE = 600.0  # after a certificate: an early renewal, asked for by a clock or a CA, finds a key as well
 
 
 @record
@@ -48,6 +50,11 @@ def patience(remaining: float | None, longest: float) -> float:
     if remaining is None or remaining <= 0:
         return longest
     return min(longest, max(1.0, remaining / 3))
+
+
+def spare(left: float) -> float:
+    """Seconds until the next key is made when it is needed in `left`: not while a pod starts, but by half-time."""
+    return max(min(SETTLED, left / 2), min(LATEST_SPARE, left / 4))
 
 
 def hold(begins: float, remaining: float | None, retry: float) -> float:

@@ -151,3 +151,28 @@ def test_due_on_either_clock(wall: float, mono: float, left: float) -> None:
 @pytest.mark.parametrize(("wall", "mono", "jump"), [(5, 5, 0), (6, 5, 0), (65, 5, 60), (-55, 5, -60), (3600, 0, 3600)])
 def test_jumped(wall: float, mono: float, jump: float) -> None:
     assert rotation.jumped(Moment(0, 0), Moment(wall, mono)) == jump
+
+
+@pytest.mark.parametrize(
+    ("left", "due"),
+    [
+        (12 * 3600.0, 600.0),  # the ordinary certificate of a day
+        (3600.0, 600.0),
+        (2400.0, 600.0),
+        (1200.0, 300.0),
+        (60.0, 15.0),
+        (20.0, 5.0),
+        (12.0, 5.0),  # not while the pod starts
+        (10.0, 5.0),
+        (6.0, 3.0),
+        (0.5, 0.25),
+        (0.0, 0.0),
+    ],
+)
+def test_spare(left: float, due: float) -> None:
+    assert rotation.spare(left) == due
+
+
+@given(st.floats(0, 1e9))
+def test_a_spare_key_is_there_well_before_it_is_needed(left: float) -> None:
+    assert 0 <= rotation.spare(left) <= left / 2

@@ -22,7 +22,7 @@ def test_the_first_key_is_the_given_one_and_each_is_handed_out_once() -> None:
     async def main() -> None:
         first: Future[bytes] = Future()
         first.set_result(b"first")
-        supply = KeySupply(RSA, first, idle=0.0)
+        supply = KeySupply(RSA, first)
         assert supply.ready
         assert await supply.take() == b"first"
         assert not supply.ready
@@ -33,12 +33,13 @@ def test_the_first_key_is_the_given_one_and_each_is_handed_out_once() -> None:
 
 def test_a_spare_is_made_in_quiet_moments() -> None:
     async def main() -> None:
-        supply = KeySupply(RSA, idle=0.01)
+        supply = KeySupply(RSA)
         runner = asyncio.ensure_future(supply.run())
         await asyncio.sleep(0.05)
         assert not supply.ready, "nothing was taken yet: the first key is somebody else's business"
         keys = [await supply.take()]
         for _ in range(2):
+            supply.plan(0.01)
             await until_ready(supply)
             keys.append(await supply.take())
         assert len(set(keys)) == 3
@@ -48,11 +49,34 @@ def test_a_spare_is_made_in_quiet_moments() -> None:
     asyncio.run(main())
 
 
+def test_the_last_plan_counts() -> None:
+    async def main() -> None:
+        supply = KeySupply(RSA)
+        runner = asyncio.ensure_future(supply.run())
+        supply.plan(0.0)
+        await until_ready(supply)
+        first = await supply.take()
+        supply.plan(3600.0)  # in ten minutes
+        await asyncio.sleep(0.05)
+        assert not supply.ready
+        supply.plan(0.01)  # the clock was set
+        await until_ready(supply)
+        supply.plan(0.01)
+        await asyncio.sleep(0.05)
+        assert await supply.take() != first, "one that is there is kept"
+        assert not supply.ready
+        runner.cancel()
+        await asyncio.gather(runner, return_exceptions=True)
+
+    asyncio.run(main())
+
+
 def test_ecdsa_keys_are_made_when_needed() -> None:
     async def main() -> None:
-        supply = KeySupply(replace(RSA, ecdsa=True), idle=0.0)
+        supply = KeySupply(replace(RSA, ecdsa=True))
         runner = asyncio.ensure_future(supply.run())
         assert (await supply.take()).startswith(b"-----BEGIN EC")
+        supply.plan(0.0)
         await asyncio.sleep(0.05)
         assert not supply.ready
         runner.cancel()
@@ -63,7 +87,7 @@ def test_ecdsa_keys_are_made_when_needed() -> None:
 
 def test_a_failed_spare_is_the_takers_error_and_is_not_kept() -> None:
     async def main() -> None:
-        supply = KeySupply(replace(RSA, rsa_key_size=512), idle=0.0)
+        supply = KeySupply(replace(RSA, rsa_key_size=512))
         with pytest.raises(ConfigError):
             await supply.take()
         assert not supply.ready
