@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ workloads:
 CLUSTER_C = "outbound|80||c.demo.svc.cluster.local"
 URL = "http://b.demo.svc.cluster.local/"
 LIMIT = 30.0
+POD = "(pod)"  # in the value of a variable: the name of the pod
 
 
 class Mesh:
@@ -54,12 +57,15 @@ class Mesh:
         for pod in (self.a, self.b):
             pod.write_rules()
             pod.start_app()
-            pod.start_agent(**environ)
+            self.start_agent(pod)
         until("both pods to be ready", LIMIT, lambda: self.ready(self.a) and self.ready(self.b))
         self.a.run_client("traffic", ["agent.lab.traffic", URL, "0.02"])
         until("a log of requests", LIMIT, self.a.log("traffic").exists)
         self.log = Log(self.a.log("traffic"))
         self.flowing(time.time())
+
+    def start_agent(self, pod: Pod) -> None:
+        pod.start_agent(**{name: value.replace(POD, pod.name) for name, value in self.environ.items()})
 
     def ready(self, pod: Pod) -> bool:
         return http_request(self.lab.node, pod.namespace.ip, 15021, "/healthz/ready").status == 200
@@ -142,17 +148,26 @@ def test_envoy_is_killed_without_a_control_plane_which_then_returns_changed(tmp_
         assert "Traceback" not in text
 
 
-def test_the_agent_is_restarted_without_a_control_plane(tmp_path: Path) -> None:
-    with mesh(tmp_path, STATE_DIR="./etc/istio/proxy", XDS_STATE_ALLOW_DISK="true") as it:
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder on a tmpfs: a pod's ./etc/istio/proxy is one."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    folder.chmod(0o777)  # the agents are not root
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_the_agent_is_restarted_without_a_control_plane(tmp_path: Path, memory: Path) -> None:
+    with mesh(tmp_path, STATE_DIR=f"{memory}/{POD}") as it:
         assert it.a.agent is not None
-        saved = it.a.root / "etc/istio/proxy/xds"
+        saved = memory / "a/xds"
         until("the files of four types, of names and of the time", LIMIT, lambda: len(list(saved.iterdir())) == 6)
         killed = time.time()
         it.kill_plane()
         heard = saved / "heard"  # written last, after everything that has changed
         until("the files that follow the outage", LIMIT, lambda: float(heard.read_text()) >= killed, pause=0.02)
         it.a.agent.kill()
-        it.a.start_agent(**it.environ)
+        it.start_agent(it.a)
         until("readiness", LIMIT, lambda: it.ready(it.a))
         first = it.call()  # by name: the name table has survived, too
         assert first.ok, first
