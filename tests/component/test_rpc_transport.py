@@ -246,20 +246,28 @@ def test_a_server_that_vanishes(last: bytes, text: str | None, rude: bool) -> No
     asyncio.run(go())
 
 
-def test_what_the_server_said_last_counts_more_than_that_it_takes_no_more() -> None:
+TOO_LONG = frames.encode_headers([(b":status", b"200"), (b"grpc-status", b"8"), (b"grpc-message", b"too long")])
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "text"),
+    [
+        (headers(1, TOO_LONG, True), Code.RESOURCE_EXHAUSTED, "too long"),
+        (frames.goaway(1, 0, "restarting"), Code.UNAVAILABLE, "GOAWAY received with error code: NO_ERROR: restarting"),
+        (b"", Code.UNAVAILABLE, "Broken pipe"),
+    ],
+)
+def test_what_the_server_said_last_counts_more_than_that_it_takes_no_more(last: bytes, code: Code, text: str) -> None:
     async def go() -> None:
         link, theirs = pair()
-        loop = asyncio.get_running_loop()
+        await asyncio.get_running_loop().sock_sendall(theirs, SETTINGS)
         call = link.call("/t/x")
-        block = frames.encode_headers([(b":status", b"200"), (b"grpc-status", b"8"), (b"grpc-message", b"too long")])
-        await loop.sock_recv(theirs, 65_536)
-        await loop.sock_sendall(theirs, SETTINGS + frames.window_update(0, 1 << 30) + frames.window_update(1, 1 << 30))
-        async with asyncio.TaskGroup() as group:
-            writing = group.create_task(ended(call.write(bytes(50 << 20))))
-            await asyncio.sleep(0.05)
-            theirs.send(headers(1, block, True))
-            theirs.close()
-            assert await writing == (Code.RESOURCE_EXHAUSTED, "too long")
+        await until(lambda: link.heard)
+        theirs.setblocking(True)
+        theirs.sendall(last)
+        theirs.close()
+        await call.write(b"this is tried before anything is read")
+        assert await ended(call.read()) == (code, text)
 
     asyncio.run(go())
 
