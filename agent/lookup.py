@@ -44,5 +44,7 @@ async def addresses(host: str, port: int) -> list[Address]:
 
 
 def _look_up(host: str, port: int, flags: int) -> list[Address]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    # A `str` is taken through the codec of international names, whose tables are half a megabyte.
+    name = host.encode() if host.isascii() else host
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
     return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]

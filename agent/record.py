@@ -90,9 +90,7 @@ else:
             value = f"_fresh[{name!r}]() if {name} is _defaults[{name!r}] else {name}" if name in cls._fresh else name
             lines.append(f"    _values[{name!r}] = {value}" if frozen else f"    self.{name} = {value}")
         scope = {"_defaults": cls._defaults, "_fresh": cls._fresh}
-        exec(
-            "\n".join([f"def __init__({', '.join(signature)}):", *lines, "    pass"]), scope
-        )
+        exec("\n".join([f"def __init__({', '.join(signature)}):", *lines, "    pass"]), scope)
         return scope["__init__"]
 
     def _compared(value):

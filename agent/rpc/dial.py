@@ -117,9 +117,11 @@ async def secure(sock: socket.socket, context: ssl.SSLContext, server_name: str 
 
     The server's side of it has no `server_name`.
     """
+    # As with agent.lookup: a `str` loads the tables of international names.
+    name = server_name.encode() if server_name and server_name.isascii() else server_name
     try:
         secured = context.wrap_socket(
-            sock, server_side=server_name is None, server_hostname=server_name, do_handshake_on_connect=False
+            sock, server_side=server_name is None, server_hostname=name, do_handshake_on_connect=False
         )
     except (OSError, ValueError) as e:
         sock.close()
