@@ -119,7 +119,7 @@ def bootstrap(name: str, socket: str) -> dict[str, Any]:
 def proxy(folder: Path, name: str, socket: str) -> Any:
     config, log = folder / f"{name}.json", folder / f"{name}.log"
     config.write_text(json.dumps(bootstrap(name, socket)))
-    command = [str(ENVOY), "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id", "-l", "warning"]
+    command = [str(ENVOY), "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     with log.open("wb") as output:
         child = subprocess.Popen(command, stdout=output, stderr=output)
     try:

@@ -1,7 +1,6 @@
 """The real Envoy accepts everything the lab's control plane sends, in both flavours, and follows the mesh file."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -143,7 +142,7 @@ def scenario(folder: Path, flavour: str, mtls: str) -> None:
     plane = [
         sys.executable, "-m", "agent", "lab", "plane", "--mesh", str(mesh), "--listen", f"unix:{sock}",
     ]  # fmt: skip
-    command = [str(ENVOY), "-c", str(config), "--concurrency", "1", "--base-id", str(os.getpid()), "-l", "warning"]
+    command = [str(ENVOY), "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
     key, chain, root = workload_certificate(folder / "pki", mesh.read_text())
     with (
         sds.serving(folder / "sds.sock", key, chain, root),
