@@ -68,7 +68,9 @@ class DnsServer:
             servers, self._config.parallel, self._config.timeout, self.stats, self._recorder, self._upstream_port
         )
         for sock in self.udp:
-            log.info("DNS proxy on %s, resolvers %s", sock.getsockname()[:2], ", ".join(servers) or "none")
+            host, port, *_ = sock.getsockname()
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            log.info("DNS proxy on %s, resolvers %s", address, ", ".join(servers) or "none")
         self._refresh()
 
     async def run(self) -> None:
