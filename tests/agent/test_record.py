@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,3 +151,19 @@ def test_the_configuration_is_read_without_dataclasses() -> None:
     heavy = ("dataclasses", "inspect", "asyncio", "yaml")
     code = f"import sys, agent.settings.load, agent.boot; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_envoy_is_served_its_configuration_before_what_is_seldom_used_is_loaded() -> None:
+    heavy = ("dataclasses", "inspect", "gzip", "ipaddress", "locale", "pathlib", "secrets", "tokenize", "urllib.parse")
+    code = (
+        "import sys; from agent.cli import proxy; from agent.deferred import stand_in; stand_in(*proxy.SELDOM); "
+        f"import agent.app, agent.xds.proxy; print([m for m in {heavy} if type(sys.modules.get(m)) is type(sys)])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_nothing_that_stays_in_memory_is_a_dataclass() -> None:
+    agent = Path(__file__).parents[2] / "agent"
+    resident = [p for p in agent.rglob("*.py") if p.relative_to(agent).parts[0] not in ("cli", "lab", "record.py")]
+    assert len(resident) > 100
+    assert [str(path) for path in resident if "dataclasses" in path.read_text()] == []
