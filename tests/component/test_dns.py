@@ -22,7 +22,7 @@ from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import NameInfo
 from agent.protos import names_pb2
-from tests.fakes.dns import FORWARDED, FakeResolver, reply, resolvers
+from tests.fakes.dns import FORWARDED, FakeResolver, reply, resolvers, started
 
 SEARCH = "demo.svc.cluster.local"
 
@@ -52,8 +52,7 @@ async def proxy(
     names: Latest[dict[str, NameInfo] | None] = Latest(table.decode(payload))
     config = DnsConfig(True, address, str(tmp_path / "resolv.conf"), "demo", SEARCH, timeout=2.0)
     async with resolvers("127.0.0.53") as (port, (fake,)):
-        subject = DnsServer(config, names, Recorder(), port)  # type: ignore[arg-type]
-        await subject.start()
+        subject = await started(config, names, Recorder(), port)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(subject.run())
             yield subject, fake

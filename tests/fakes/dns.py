@@ -3,14 +3,18 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import cast
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 
 import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
 import dns.rrset
+
+from agent.config import DnsConfig
+from agent.dns.server import DnsServer
+from agent.errors import FatalError
 
 FORWARDED = "192.0.2.53"
 # (query, "udp" | "tcp") -> wire replies, sent in this order
@@ -76,6 +80,16 @@ class FakeResolver(asyncio.DatagramProtocol):
 
     def names(self) -> list[str]:
         return [str(dns.message.from_wire(wire).question[0].name) for _, wire in self.seen]
+
+
+async def started(config: DnsConfig, *more: Any) -> DnsServer:
+    """A server on a free port: the one that UDP is given may be taken for TCP, then another one is tried."""
+    for _ in range(8):
+        server = DnsServer(config, *more)
+        with suppress(FatalError):
+            await server.start()
+            return server
+    raise AssertionError("no port is free for UDP and TCP")
 
 
 @asynccontextmanager

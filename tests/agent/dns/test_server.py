@@ -15,7 +15,7 @@ from agent.errors import FatalError
 from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import NameInfo
-from tests.fakes.dns import FORWARDED, FakeResolver, resolvers, silence
+from tests.fakes.dns import FORWARDED, FakeResolver, resolvers, silence, started
 
 Table = Mapping[str, NameInfo]
 SEARCH = "demo.svc.cluster.local"
@@ -72,8 +72,7 @@ def play(scenario: Scenario, tmp_path: Path, table: Table | None = TABLE, **opti
         latest: Latest[Table | None] = Latest(table)
         recorder = Recorder()
         async with resolvers("127.0.0.53") as (port, (fake,)):
-            subject = DnsServer(config, latest, recorder, port)
-            await subject.start()
+            subject = await started(config, latest, recorder, port)
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(subject.run())
                 world = World(subject, latest, fake, recorder)
