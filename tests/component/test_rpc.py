@@ -17,8 +17,9 @@ import pytest
 
 from agent.rpc.call import ClientCall, ServerCall
 from agent.rpc.sending import Limits
-from agent.rpc.server import Handler
+from agent.rpc.server import Handler, Server
 from agent.rpc.status import Code, Gone, RpcError
+from tests.fakes.http2 import headers
 from tests.fakes.rpc import SECONDS, Methods, channel, dialled, ended, grpcio, serving, until
 
 LENGTHS = [0, 1, 5, 1000, 16_379, 16_380, 65_531, 65_530, 1 << 20, 5 << 20]
@@ -298,28 +299,36 @@ def test_a_server_that_ends(tmp_path: Path) -> None:
 def test_calls_that_come_while_the_server_ends(tmp_path: Path) -> None:
     """A handler that takes its time to end: whoever calls meanwhile is refused, nothing fails in the loop."""
     errors: list[dict[str, Any]] = []
+    ending, end = asyncio.Event(), asyncio.Event()
 
     async def stubborn(call: ServerCall) -> None:
         await call.write(b"begun")
         try:
             await asyncio.sleep(3600)
         finally:
-            await asyncio.sleep(0.3)
+            ending.set()
+            await end.wait()
 
     async def go() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
         path = str(tmp_path / "s")
-        async with channel(f"unix:{path}", grpc__enable_retries=0) as client:
-            async with serving(path, {"/t/stubborn": stubborn, **ROUTES}):
-                first = client.stream_stream("/t/stubborn")()
-                assert await first.read() == b"begun"
-
-            async def late() -> grpc.StatusCode:
-                call = client.stream_stream("/t/echo")()
-                return await call.code()
-
-            assert await asyncio.wait_for(late(), SECONDS) is grpc.StatusCode.UNAVAILABLE
-            assert await first.code() is grpc.StatusCode.UNAVAILABLE
+        server = Server({"/t/stubborn": stubborn, **ROUTES}, Limits())
+        server.bind(path)
+        async with channel(f"unix:{path}", grpc__enable_retries=0) as client, asyncio.TaskGroup() as group:
+            task = group.create_task(server.run())
+            first = client.stream_stream("/t/stubborn")()
+            assert await first.read() == b"begun"
+            (transport,) = server._transports
+            stream = transport.connection._highest
+            task.cancel()
+            await asyncio.wait_for(ending.wait(), SECONDS)
+            transport.connection.receive(headers(stream + 2))  # on its way before the client heard of the end
+            assert transport.connection.broken is None
+            late = client.stream_stream("/t/echo")()
+            assert await asyncio.wait_for(late.code(), SECONDS) is grpc.StatusCode.UNAVAILABLE
+            assert not task.done()
+            end.set()
+            assert await asyncio.wait_for(first.code(), SECONDS) is grpc.StatusCode.UNAVAILABLE
         assert errors == []
 
     asyncio.run(go())
@@ -575,6 +584,24 @@ def test_our_client_cancels() -> None:
             call.cancel()
             await asyncio.wait_for(left.wait(), SECONDS)
             assert await link.unary("/t/echo", b"x") == b"x"
+
+    asyncio.run(go())
+
+
+def test_whoever_gives_up_a_unary_call_ends_it() -> None:
+    left = asyncio.Event()
+
+    async def wait(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        context.add_done_callback(lambda _: left.set())
+        await asyncio.sleep(3600)
+        yield b""
+
+    async def go() -> None:
+        async with grpcio({"/t/wait": wait}) as port, await dialled(port) as link:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(link.unary("/t/wait", b""), 0.2)
+            await asyncio.wait_for(left.wait(), SECONDS)
+            assert not link._transport.connection.streams
 
     asyncio.run(go())
 

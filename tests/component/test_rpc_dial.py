@@ -319,8 +319,9 @@ def test_a_server_that_hangs(tmp_path: Path, secure: bool) -> None:
             reader, writer = socket.socketpair()
             with reader, writer:
                 reader.setblocking(False)
-                writer.sendall(b"x")
-                assert await asyncio.get_running_loop().sock_recv(reader, 1) == b"x"
+                loop = asyncio.get_running_loop()
+                loop.call_later(0.01, writer.send, b"x")
+                assert await asyncio.wait_for(loop.sock_recv(reader, 1), SECONDS) == b"x"
             for filler in fillers:
                 filler.close()
 

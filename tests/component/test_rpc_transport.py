@@ -299,6 +299,29 @@ def test_a_client_that_vanishes_within_anything(tmp_path: Path, raw: bytes) -> N
     asyncio.run(go())
 
 
+def test_a_client_that_vanishes_while_we_wait_to_write(tmp_path: Path) -> None:
+    """Who gets its file descriptor next inherits nothing."""
+
+    async def pour(call: ServerCall) -> None:
+        while True:
+            await call.write(bytes(50_000))
+
+    async def go() -> None:
+        path = str(tmp_path / "s")
+        wide = frames.settings([(4, frames.MAX_WINDOW)]) + frames.window_update(0, frames.MAX_WINDOW - 65_535)
+        async with serving(path, {"/a/b": pour, "/t/echo": echo}) as server:
+            for _ in range(3):
+                with await bare(path) as client:
+                    await asyncio.get_running_loop().sock_sendall(client, frames.PREFACE + wide + headers(1))
+                    await until(lambda: any(t._writing for t in server._transports))
+                await until(lambda: server.connections == 0)
+                async with await our_client(path) as link:
+                    assert await link.unary("/t/echo", bytes(1 << 20), timeout=SECONDS) == bytes(1 << 20)
+                await until(lambda: server.connections == 0)
+
+    asyncio.run(go())
+
+
 # -- The rude
 
 
