@@ -5,12 +5,14 @@ Nothing here reads files or clocks: PEM in, PEM or `Secret` out, `now` in epoch 
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from math import inf
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes, PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
 from agent import pem
@@ -29,11 +31,22 @@ UNREADABLE = (
 # No mesh has longer paths; the limit bounds the work that a hostile chain can cause.
 MAX_PATH = 8
 MAX_SIGNATURE_CHECKS = 64
+# Roots seldom change: what was found out about that many bundles, and about ten times as many issuers, is kept.
+BUNDLES = 4
 
 
 def load_key(key_pem: bytes) -> PrivateKeyTypes:
     """A private key that we made: its primes are not tested again, which would take 30 ms for RSA-2048."""
     return serialization.load_pem_private_key(key_pem, None, unsafe_skip_rsa_key_validation=True)
+
+
+@lru_cache(maxsize=1)
+def _public_key(key_pem: bytes) -> CertificateIssuerPublicKeyTypes:
+    """The public half of the key in use; loading it once more would delay every answer of the CA."""
+    key = load_key(key_pem)
+    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        raise ValueError("the private key is neither RSA nor ECDSA")
+    return key.public_key()
 
 
 def request(key_pem: bytes, identity: str) -> bytes:
@@ -70,17 +83,19 @@ def parse_chain(text: bytes) -> list[x509.Certificate]:
     return found
 
 
-def parse_roots(text: bytes) -> list[x509.Certificate]:
-    """The certificates of a PEM bundle that parse; the others are left out. An empty list if none does."""
+@lru_cache(maxsize=BUNDLES)
+def parse_roots(text: bytes) -> tuple[x509.Certificate, ...]:
+    """The certificates of a PEM bundle that parse; the others are left out."""
     found = []
     for block in pem.certificates(text):
         try:
             found.append(x509.load_pem_x509_certificate(block))
         except UNREADABLE:
             continue
-    return found
+    return tuple(found)
 
 
+@lru_cache(maxsize=BUNDLES)
 def merge_roots(*bundles: bytes) -> bytes:
     """One bundle of all parsable certificates: each once, sorted as text, joined by newlines, none at the end."""
     blocks = {c.public_bytes(serialization.Encoding.PEM).strip() for bundle in bundles for c in parse_roots(bundle)}
@@ -130,8 +145,7 @@ def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) 
 
 
 def _check_leaf(leaf: x509.Certificate, key_pem: bytes, now: float) -> None:
-    key = load_key(key_pem)
-    if leaf.public_key() != key.public_key():
+    if leaf.public_key() != _public_key(key_pem):
         raise AttemptError("wrong_key", "the CA's certificate belongs to another key than the one of the request")
     _check_time(leaf, now, "the CA's certificate")
 
@@ -173,42 +187,54 @@ def _check_path(
     leaf: x509.Certificate, intermediates: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], now: float
 ) -> None:
     """Raises AttemptError(`untrusted`) unless signatures lead from the leaf over valid CA certificates to a root."""
-    anchors = {c.fingerprint(hashes.SHA256()): c for c in roots}
-    others = {c.fingerprint(hashes.SHA256()): c for c in intermediates}
-    by_subject: dict[bytes, list[tuple[bytes, x509.Certificate]]] = {}
-    for mark, candidate in {**anchors, **others}.items():
-        by_subject.setdefault(candidate.subject.public_bytes(), []).append((mark, candidate))
+    anchors = frozenset(roots)
+    by_subject: dict[bytes, list[x509.Certificate]] = {}
+    for candidate in dict.fromkeys((*roots, *intermediates)):
+        by_subject.setdefault(_subject(candidate), []).append(candidate)
     checks = 0
-    seen: set[bytes] = set()
+    seen: set[x509.Certificate] = set()
     level = [leaf]
     problem = "no certificate in it issued the leaf"
     for depth in range(MAX_PATH):
         above = []
         for certificate in level:
-            for mark, candidate in by_subject.get(certificate.issuer.public_bytes(), []):
-                if mark in seen:
+            for candidate in by_subject.get(certificate.issuer.public_bytes(), []):
+                if candidate in seen:
                     continue
                 checks += 1
                 if checks > MAX_SIGNATURE_CHECKS:
                     raise AttemptError("untrusted", "the CA's chain has too many certificates of one name to verify")
                 if reason := _cannot_issue(certificate, candidate, depth, now):
                     problem = reason
-                elif mark in anchors:
+                elif candidate in anchors:
                     return
                 else:
-                    seen.add(mark)
+                    seen.add(candidate)
                     above.append(candidate)
         level = above
     raise AttemptError("untrusted", f"the CA's certificate does not chain to the root that came with it: {problem}")
 
 
-def _cannot_issue(certificate: x509.Certificate, issuer: x509.Certificate, depth: int, now: float) -> str:
-    """Why `issuer` is no issuer of `certificate`, `depth` CA certificates above the leaf; "" if it is."""
+@lru_cache(maxsize=10 * BUNDLES)
+def _subject(certificate: x509.Certificate) -> bytes:
+    return certificate.subject.public_bytes()
+
+
+@lru_cache(maxsize=10 * BUNDLES)
+def _reach(issuer: x509.Certificate) -> float:
+    """How many CA certificates may lie between it and a leaf; -1 if it may not issue any certificate."""
     try:
         basic = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
-        basic = None
-    if basic is None or not basic.ca or (basic.path_length is not None and basic.path_length < depth):
+        return -1
+    if not basic.ca:
+        return -1
+    return inf if basic.path_length is None else basic.path_length
+
+
+def _cannot_issue(certificate: x509.Certificate, issuer: x509.Certificate, depth: int, now: float) -> str:
+    """Why `issuer` is no issuer of `certificate`, `depth` CA certificates above the leaf; "" if it is."""
+    if _reach(issuer) < depth:
         return "the issuer may not issue certificates"
     try:
         _check_time(issuer, now, "the issuer")

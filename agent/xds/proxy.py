@@ -32,8 +32,9 @@ from agent.xds.wire import Flavour
 log = logs.scope("xdsproxy")
 
 KEEPALIVE = (30.0, 10.0)
+MOST_ASKED = 256 << 20  # bytes of a request: an Envoy that comes back names all that it has, but not as much as that
 # Of a stalled agent Envoy may send so much; what it sends is small but for its first requests.
-LIMITS = Limits(window=1 << 20)
+LIMITS = Limits(window=1 << 20, message=MOST_ASKED)
 
 
 class XdsProxy:
