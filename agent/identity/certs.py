@@ -12,7 +12,6 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes, PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
 from agent import pem
@@ -35,18 +34,16 @@ MAX_SIGNATURE_CHECKS = 64
 BUNDLES = 4
 
 
-def load_key(key_pem: bytes) -> PrivateKeyTypes:
-    """A private key that we made: its primes are not tested again, which would take 30 ms for RSA-2048."""
-    return serialization.load_pem_private_key(key_pem, None, unsafe_skip_rsa_key_validation=True)
-
-
 @lru_cache(maxsize=1)
-def _public_key(key_pem: bytes) -> CertificateIssuerPublicKeyTypes:
-    """The public half of the key in use; loading it once more would delay every answer of the CA."""
-    key = load_key(key_pem)
+def load_key(key_pem: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    """A private key that we made: its primes are not tested again, which would take 30 ms for RSA-2048.
+
+    The last one is kept: the answer of the CA comes for the key of the request. Raises ValueError.
+    """
+    key = serialization.load_pem_private_key(key_pem, None, unsafe_skip_rsa_key_validation=True)
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise ValueError("the private key is neither RSA nor ECDSA")
-    return key.public_key()
+    return key
 
 
 def request(key_pem: bytes, identity: str) -> bytes:
@@ -55,8 +52,6 @@ def request(key_pem: bytes, identity: str) -> bytes:
     Raises ValueError if `identity` is not ASCII.
     """
     key = load_key(key_pem)
-    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise ValueError("the private key is neither RSA nor ECDSA")
     large = isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256
     empty = x509.NameAttribute(
         NameOID.ORGANIZATION_NAME, "", _type=x509.name._ASN1Type.PrintableString, _validate=False
@@ -145,7 +140,7 @@ def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) 
 
 
 def _check_leaf(leaf: x509.Certificate, key_pem: bytes, now: float) -> None:
-    if leaf.public_key() != _public_key(key_pem):
+    if leaf.public_key() != load_key(key_pem).public_key():
         raise AttemptError("wrong_key", "the CA's certificate belongs to another key than the one of the request")
     _check_time(leaf, now, "the CA's certificate")
 
