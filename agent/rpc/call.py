@@ -57,7 +57,7 @@ class Call:
         if stream.local_closed or stream.closing is not None or stream.end is not None:
             raise self._failure()
         self._connection.send(stream, message)
-        self._transport.flush()
+        self._transport.push()
         while stream.out_size:
             self._writer = asyncio.get_running_loop().create_future()
             try:
@@ -84,6 +84,15 @@ class Call:
 
 class ClientCall(Call):
     """A call to a server. `read` returns None only after the status OK; every other status is an RpcError."""
+
+    def send_at_once(self, message: Buffer) -> bool:
+        """Write what needs no waiting; False if it would have to wait, or the call has ended: `write` is for that."""
+        stream = self._stream
+        if stream.closing is not None or stream.end is not None:
+            return False
+        if sent := self._connection.send_at_once(stream, message):
+            self._transport.push()
+        return sent
 
     def finish(self) -> None:
         """Say that no more messages will be written."""

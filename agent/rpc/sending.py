@@ -65,17 +65,22 @@ class Sending:
 
     def send(self, stream: Stream, message: Buffer) -> None:
         """Queue a message; `stream.out_size` tells how much of it has to wait."""
-        if stream.local_closed:
-            return
+        if not (stream.local_closed or self.send_at_once(stream, message)):
+            stream.put(message)
+            self._park(stream)
+
+    def send_at_once(self, stream: Stream, message: Buffer) -> bool:
+        """Queue a message if it is one frame and nothing of it has to wait; False if it was not queued."""
         size = PREFIX_SIZE + len(message)
-        if size <= min(self._peer_frame, stream.send_window, self._send_window, QUEUE - self.queued) and not stream.out:
-            stream.send_window -= size
-            self._send_window -= size
-            head = HEAD.pack(size >> 8, size & 0xFF, DATA, 0, stream.id) + PREFIX.pack(0, len(message))
-            self._put(head + message)
-            return
-        stream.put(message)
-        self._park(stream)
+        if stream.local_closed or stream.out:
+            return False
+        if size > min(self._peer_frame, stream.send_window, self._send_window, QUEUE - self.queued):
+            return False
+        stream.send_window -= size
+        self._send_window -= size
+        head = HEAD.pack(size >> 8, size & 0xFF, DATA, 0, stream.id) + PREFIX.pack(0, len(message))
+        self._put(head + message)
+        return True
 
     def close(self, stream: Stream, frame: bytes) -> None:
         """End our side with `frame` once everything queued has gone: trailers, or an empty DATA frame."""

@@ -75,6 +75,16 @@ class Transport:
         if self._flushing is None and self._fd >= 0:
             self._flushing = self._loop.call_soon(self._flush)
 
+    def push(self) -> None:
+        """Send at once if it is the first of this turn of the loop; what follows goes together, as with `flush`.
+
+        Not for those whom the connection itself has called.
+        """
+        if self._flushing is None and self._fd >= 0:
+            self.flush()
+            if not self._writing:
+                self._write()
+
     def hurry(self) -> None:
         """Do now what `flush` has put off. Not for those whom the connection itself has called."""
         if self._flushing is not None:

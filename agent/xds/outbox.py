@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 
 class Outbox:
     """Nobody waits to put a frame: a reader of Envoy that waits for the control plane can deadlock with a control plane
     that waits for Envoy. Frames are kept until somebody answered, so that another endpoint can have them.
 
+    `direct` takes a frame when nothing is before it, if it can at once; so most frames need nobody who waits in `get`.
     `size`: bytes held; whoever puts must look at it, because a control plane that takes nothing must not fill memory.
     """
 
@@ -15,23 +17,30 @@ class Outbox:
         self._waiting: deque[bytes] = deque()
         self._unanswered: list[bytes] | None = []
         self._filled = asyncio.Event()
+        self.direct: Callable[[bytes], bool] | None = None
         self.size = 0
 
     def put(self, frame: bytes) -> None:
-        self._waiting.append(frame)
         self.size += len(frame)
-        self._filled.set()
+        if self.direct is not None and not self._waiting and self.direct(frame):
+            self._taken(frame)
+        else:
+            self._waiting.append(frame)
+            self._filled.set()
 
     async def get(self) -> bytes:
         while not self._waiting:
             self._filled.clear()
             await self._filled.wait()
         frame = self._waiting.popleft()
+        self._taken(frame)
+        return frame
+
+    def _taken(self, frame: bytes) -> None:
         if self._unanswered is not None:
             self._unanswered.append(frame)
         else:
             self.size -= len(frame)
-        return frame
 
     @property
     def unanswered(self) -> bool:

@@ -151,6 +151,7 @@ class Upstream:
 
     async def _write(self, call: ClientCall) -> None:
         clock = asyncio.get_running_loop().time
+        self._outbox.direct = call.send_at_once
         try:
             while True:
                 frame = await self._outbox.get()
@@ -161,6 +162,8 @@ class Upstream:
         except RpcError as e:
             # The reader learns how the call ended and says so.
             log.debug("no more requests can be sent: %s", e)
+        finally:
+            self._outbox.direct = None
 
 
 def _unreachable(reason: str) -> Ending:

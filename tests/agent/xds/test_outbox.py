@@ -68,3 +68,29 @@ def test_size_after_keeping_the_first():
     asyncio.run(outbox.get())
     outbox.keep_first()
     assert (outbox.size, len(outbox)) == (2, 1)
+
+
+def test_what_can_be_sent_at_once_waits_for_nobody():
+    outbox, sent, room = fill(b"1"), [], [True]
+    outbox.direct = lambda frame: room[0] and not sent.append(frame)
+    outbox.put(b"2")  # not before the one that waits
+    assert (sent, drain(outbox)) == ([], [b"1", b"2"])
+    outbox.put(b"3")
+    room[0] = False
+    outbox.put(b"4")
+    room[0] = True
+    outbox.put(b"5")
+    assert (sent, len(outbox)) == ([b"3"], 2)
+    outbox.direct = None
+    outbox.rewind()  # nobody has answered
+    assert (drain(outbox), outbox.size) == ([b"1", b"2", b"3", b"4", b"5"], 5)
+
+
+def test_what_was_sent_at_once_is_held_until_somebody_answers():
+    outbox = Outbox()
+    outbox.direct = lambda _: True
+    outbox.put(b"12")
+    assert (outbox.unanswered, outbox.size) == (True, 2)
+    outbox.settle()
+    outbox.put(b"34")
+    assert (outbox.unanswered, outbox.size) == (False, 0)
