@@ -126,6 +126,11 @@ class Sending:
         for stream in streams.values():
             self._finish(stream, *self.broken)
 
+    @property
+    def busy(self) -> bool:
+        """Something is to be sent, or may be by now."""
+        return bool(self.out or self._ready)
+
     def pump(self) -> None:
         """Frame what waits, in turn, as far as windows and the queue allow."""
         while self._ready and self.queued < QUEUE and self._send_window > 0:

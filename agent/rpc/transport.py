@@ -157,7 +157,8 @@ class Transport:
             # It asks without taking the answers.
             self._reading = False
             self._loop.remove_reader(self._fd)
-        self.flush()
+        if connection.busy:
+            self.flush()
 
     def _flush(self) -> None:
         self._flushing = None
