@@ -1,6 +1,7 @@
 """A call as coroutines see it: read a message, write a message, know how it ended. Both ends share it."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from agent.rpc.stream import Stream
 from agent.rpc.transport import Transport
 
 
-class Call:
+class Call(ABC):
     """One reader and one writer at a time, each its own task if it likes."""
 
     def __init__(self, transport: Transport, stream: Stream) -> None:
@@ -70,8 +71,9 @@ class Call:
     def _over(self) -> None:
         raise self._failure()
 
+    @abstractmethod
     def _failure(self) -> RpcError:
-        raise NotImplementedError
+        """Why nothing can be read or written any more."""
 
     def _changed(self) -> None:
         stream = self._stream
