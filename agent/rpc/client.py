@@ -23,10 +23,12 @@ class Link:
 
     def __init__(self, transport: Transport, authority: str, secure: bool, user_agent: str) -> None:
         self._transport = transport
-        self._fixed = (
+        self._pseudo = (
             (b":method", b"POST"),
             (b":scheme", b"https" if secure else b"http"),
             (b":authority", authority.encode()),
+        )
+        self._fixed = (
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),
             (b"user-agent", user_agent.encode()),
@@ -39,9 +41,8 @@ class Link:
 
     def call(self, method: str, metadata: Metadata = (), timeout: float | None = None) -> ClientCall:
         """Start a call; `timeout` in seconds is told to the server and is for the caller to keep. Raises RpcError."""
-        pairs = [*self._fixed, (b":path", method.encode())]
         # Pseudo-header fields come first (RFC 9113 section 8.3).
-        pairs.sort(key=lambda pair: not pair[0].startswith(b":"))
+        pairs = [*self._pseudo, (b":path", method.encode()), *self._fixed]
         if timeout is not None:
             pairs.append((b"grpc-timeout", encode_timeout(timeout)))
         pairs += [(name.encode(), value.encode("latin-1")) for name, value in metadata]

@@ -62,11 +62,8 @@ class Connection(Sending):
         except Broken as e:
             self._put(frames.goaway(self._highest, e.error, str(e)))
             text = f"the peer broke HTTP/2 ({error_name(e.error)}: {e})"
-            farewell = self.out.copy()
             self.broken = Code.INTERNAL if self.heard else Code.UNAVAILABLE, text
-            self.lost(text)
-            self.out = farewell
-            self.queued = sum(map(len, farewell))
+            self.part(text)
 
     def _take(self, data: bytes) -> None:
         if self._rest:
@@ -236,10 +233,9 @@ class Connection(Sending):
         if self._leaving or len(self.streams) >= self._limits.streams:
             self._put(frames.rst_stream(number, frames.REFUSED_STREAM))
             return
-        stream = Stream(number, self._limits.window, self._peer_window, self._limits.message, self._limits.views)
+        stream = self._begin(number)
         stream.headers = headers
         stream.remote_closed = end
-        self.streams[number] = stream
         if self.opened is not None:
             self.opened(stream)
 

@@ -127,27 +127,28 @@ async def secure(sock: socket.socket, context: ssl.SSLContext, server_name: str 
         sock.close()
         raise DialError(Why.TLS, str(e)) from e
     try:
-        await _handshake(secured)
-        if secured.selected_alpn_protocol() != "h2":
-            peer = "client" if server_name is None else "server"
-            raise DialError(Why.NOT_HTTP2, f"the {peer} did not agree on HTTP/2 (ALPN h2)")
-    except ssl.SSLCertVerificationError as e:
-        secured.close()
-        raise DialError(_VERIFY.get(e.verify_code, Why.UNTRUSTED), e.verify_message or str(e)) from e
-    except ssl.SSLEOFError as e:
-        secured.close()
-        raise DialError(Why.TLS, "the connection was closed during the TLS handshake") from e
-    except ssl.SSLError as e:
-        secured.close()
-        not_tls = e.reason in ("WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
-        raise DialError(Why.NOT_TLS if not_tls else Why.TLS, f"the TLS handshake failed: {e.reason or e}") from e
-    except OSError as e:
-        secured.close()
-        raise DialError(Why.TLS, f"the TLS handshake failed: {e.strerror or e}") from e
+        await _agree(secured, "client" if server_name is None else "server")
     except BaseException:
         secured.close()
         raise
     return secured
+
+
+async def _agree(sock: ssl.SSLSocket, peer: str) -> None:
+    """Handshake, and HTTP/2 as its result. Raises DialError."""
+    try:
+        await _handshake(sock)
+    except ssl.SSLCertVerificationError as e:
+        raise DialError(_VERIFY.get(e.verify_code, Why.UNTRUSTED), e.verify_message or str(e)) from e
+    except ssl.SSLEOFError as e:
+        raise DialError(Why.TLS, "the connection was closed during the TLS handshake") from e
+    except ssl.SSLError as e:
+        not_tls = e.reason in ("WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+        raise DialError(Why.NOT_TLS if not_tls else Why.TLS, f"the TLS handshake failed: {e.reason or e}") from e
+    except OSError as e:
+        raise DialError(Why.TLS, f"the TLS handshake failed: {e.strerror or e}") from e
+    if sock.selected_alpn_protocol() != "h2":
+        raise DialError(Why.NOT_HTTP2, f"the {peer} did not agree on HTTP/2 (ALPN h2)")
 
 
 async def readable(sock: socket.socket) -> None:

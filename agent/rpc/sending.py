@@ -52,10 +52,15 @@ class Sending:
         full = len(self.streams) >= self._peer_streams or self._next_id > MAX_WINDOW
         if self.broken or self._leaving or full:
             return None
-        stream = Stream(self._next_id, self._limits.window, self._peer_window, self._limits.message, self._limits.views)
+        stream = self._begin(self._next_id)
         self._next_id += 2
-        self.streams[stream.id] = stream
         self._put(frames.header_frames(stream.id, block, False, self._peer_frame))
+        return stream
+
+    def _begin(self, number: int) -> Stream:
+        limits = self._limits
+        stream = Stream(number, limits.window, self._peer_window, limits.message, limits.views)
+        self.streams[number] = stream
         return stream
 
     def respond(self, stream: Stream, block: bytes) -> None:
@@ -116,11 +121,15 @@ class Sending:
             self._put(frames.goaway(self._highest, NO_ERROR, text))
 
     def lost(self, text: str) -> None:
-        """The transport is gone, or is about to be."""
-        if self.broken is None:
-            self.broken = Code.UNAVAILABLE, text
+        """The transport is gone."""
+        self.part(text)
         self.out.clear()
         self.queued = 0
+
+    def part(self, text: str) -> None:
+        """End every call; what is queued may still go."""
+        if self.broken is None:
+            self.broken = Code.UNAVAILABLE, text
         self._ready.clear()
         streams, self.streams = self.streams, {}
         for stream in streams.values():

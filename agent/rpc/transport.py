@@ -97,9 +97,7 @@ class Transport:
             return
         if not now and not self._ending:
             self._ending = True
-            farewell = self.connection.out.copy()
-            self.connection.lost(text)
-            self.connection.out, self.connection.queued = farewell, sum(map(len, farewell))
+            self.connection.part(text)
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_later(LINGER, self._drop, text)

@@ -27,16 +27,13 @@ async def open_to(sock: socket.socket, proxy: HttpProxy, host: str, port: int) -
     """
     try:
         await asyncio.get_running_loop().sock_sendall(sock, request(proxy, host, port))
-        refusal = judge(await _answer(sock), bool(proxy.authorization))
-    except OSError as e:
+        if refusal := judge(await _answer(sock), bool(proxy.authorization)):
+            raise DialError(Why.PROXY, f"{name(proxy)} {refusal}")
+    except BaseException as e:
         sock.close()
-        raise DialError(Why.PROXY, f"{name(proxy)} broke the connection: {e.strerror or e}") from e
-    except BaseException:
-        sock.close()
+        if isinstance(e, OSError):
+            raise DialError(Why.PROXY, f"{name(proxy)} broke the connection: {e.strerror or e}") from e
         raise
-    if refusal:
-        sock.close()
-        raise DialError(Why.PROXY, f"{name(proxy)} {refusal}")
 
 
 def request(proxy: HttpProxy, host: str, port: int) -> bytes:
