@@ -68,6 +68,8 @@ def _load_yaml(text: str, source: str) -> Any:
         last = text.count("\n")  # the end of a text that was cut off is not a line of its own
         where = f" at line {min(mark.line, last) + 1}" if mark else ""
         problem = getattr(e, "problem", None) or str(e).partition("\n")[0]
+        if "nesting depth" in problem:  # libyaml's own limit, where it has one; elsewhere it is Python's
+            raise RecursionError from None
         raise ConfigError(f"{source} is neither JSON nor YAML{where}: {problem}") from None
     if "&" in text and _expanded(data, {}) > MOST_VALUES:
         raise ConfigError(f"{source} refers to itself or repeats itself: its aliases stand for too many values")

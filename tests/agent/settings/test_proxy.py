@@ -71,7 +71,7 @@ BOMB = "a: &a [x]\n" + "\n".join(
         (b'{"defaultConfig": {"concurrency": 3', f"{MESH} is neither JSON nor YAML at line 1"),
         (b"defaultConfig:\n  proxyMetadata:\n    A: 'x", f"{MESH} is neither JSON nor YAML at line 3"),
         (b"[" * 100_000, f"{MESH} is nested too deeply"),
-        (b"- " * 20_000, f"{MESH} must be a mapping of fields, not a list"),
+        (b"{a: " * 20_000 + b"1" + b"}" * 20_000, f"{MESH} is nested too deeply"),
         (BOMB.encode(), f"{MESH} refers to itself or repeats itself"),
         (b"defaultConfig: &a {runtimeValues: *a}", f"{MESH} refers to itself or repeats itself"),
         # Unusable by itself, although PROXY_CONFIG says something better.
