@@ -76,8 +76,7 @@ else:
         for name, factory in cls._fresh.items():
             if values[name] is cls._defaults[name]:
                 values[name] = factory()
-        for name in names:
-            object.__setattr__(self, name, values[name])
+        self.__dict__.update(values)
         if next(cls._made) == MANY:
             cls.__init__ = _compiled(cls)
 

@@ -24,9 +24,23 @@ class RenewalStatus:
     last_error: str = ""
     credential: str = ""  # what the CA accepted last: token, certificate, provisioned, none
     held_until: float = 0.0  # a verified certificate becomes valid then and replaces the one in use
-    requests: int = 0  # for certificates, since start
-    failed_requests: int = 0
-    request_seconds: float = 0.0  # time spent in them
+
+
+class Calls:
+    """What asking the CA has cost since start."""
+
+    __slots__ = ("failed", "requests", "seconds")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.failed = 0  # without a usable answer
+        self.seconds = 0.0
+
+    def add(self, seconds: float, good: bool) -> None:
+        """One request was answered, or failed for good, after so long."""
+        self.requests += 1
+        self.failed += not good
+        self.seconds += seconds
 
 
 class Journal:
@@ -36,18 +50,7 @@ class Journal:
         self._readiness = readiness
         self._recorder = recorder
         self.status: Latest[RenewalStatus] = Latest(RenewalStatus())
-
-    def called(self, seconds: float, good: bool) -> None:
-        """The CA was asked for a certificate."""
-        status = self.status.value
-        self.status.set(
-            replace(
-                status,
-                requests=status.requests + 1,
-                failed_requests=status.failed_requests + (not good),
-                request_seconds=status.request_seconds + seconds,
-            )
-        )
+        self.calls = Calls()
 
     def held(self, until: float) -> None:
         """A verified certificate waits for its first moment (epoch seconds)."""

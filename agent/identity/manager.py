@@ -18,7 +18,7 @@ from agent.identity import certs, files, keys, report, rotation
 from agent.identity.client import CaClient, Denied
 from agent.identity.credentials import Credentials, Kind, advice
 from agent.identity.fetcher import MachineToken
-from agent.identity.journal import Journal, RenewalStatus
+from agent.identity.journal import Calls, Journal, RenewalStatus
 from agent.identity.spare import KeySupply
 from agent.identity.trust import Trust
 from agent.latest import Latest
@@ -74,6 +74,11 @@ class IdentityManager:
     def status(self) -> Latest[RenewalStatus]:
         """How renewal goes, readable and watchable."""
         return self._journal.status
+
+    @property
+    def calls(self) -> Calls:
+        """Requests to the CA, in numbers."""
+        return self._journal.calls
 
     @property
     def retries(self) -> int:
@@ -205,7 +210,7 @@ class IdentityManager:
             self._credentials = self._credentials.refused(kind, usable)
             raise
         finally:
-            self._journal.called(self._clock().mono - began, good)
+            self._journal.calls.add(self._clock().mono - began, good)
         self._credentials = self._credentials.accepted(kind)
         return secret, kind
 
@@ -252,7 +257,8 @@ class IdentityManager:
 
     def _publish(self, secret: Secret) -> None:
         """Put `secret` into use with all roots that are trusted now."""
-        secret = replace(secret, roots=self._trust.merged())
+        if (roots := self._trust.merged()) != secret.roots:
+            secret = replace(secret, roots=roots)
         self._secret.set(secret)
         self._journal.validity(self._remaining())
         if self._config.output_dir:

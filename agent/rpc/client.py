@@ -74,7 +74,8 @@ class Link:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        # What was waited for comes first.
+        asyncio.get_running_loop().call_soon(self.close)
 
 
 async def _exchange(call: ClientCall, message: bytes) -> bytes:

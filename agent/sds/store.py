@@ -127,8 +127,8 @@ class Store:
 
     def stamp(self) -> str:
         """The version of one more answer, as istio's agent writes it: local time and a counter."""
-        zone = time.strftime("%z")
-        return f"{time.strftime('%Y-%m-%dT%H:%M:%S')}{zone[:3]}:{zone[3:]}/{next(self._answers)}"
+        text = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        return f"{text[:-2]}:{text[-2:]}/{next(self._answers)}"
 
     def forget(self) -> None:
         """Drop encoded secrets: the content changed, and no copies of old keys are kept."""
@@ -144,4 +144,4 @@ class Store:
 
 
 def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -73,12 +73,11 @@ def test_renewal_is_told_under_istios_names_and_ours(tmp_path: Path) -> None:
     registry = Registry()
     exposition.identity(registry, manager)
     assert registry.render() == ""
+    for good in (False, False, True):
+        manager.calls.add(0.125, good)
     manager.status.set(
         replace(
             manager.status.value,
-            requests=3,
-            failed_requests=2,
-            request_seconds=0.25,
             renewals=1,
             failed_by_reason=(("unavailable", 2),),
             credential="token",
@@ -90,7 +89,7 @@ def test_renewal_is_told_under_istios_names_and_ours(tmp_path: Path) -> None:
     for line in (
         'num_outgoing_requests{request_type="csr"} 3',
         'num_failed_outgoing_requests{request_type="csr"} 2',
-        'outgoing_latency{request_type="csr"} 250',
+        'outgoing_latency{request_type="csr"} 375',
         "cert_renewals_total 1",
         'cert_renewal_failures_total{reason="unavailable"} 2',
         'ca_credential{credential="token"} 1',

@@ -65,11 +65,12 @@ def test_readiness_follows_validity(remaining: float | None, ready: bool) -> Non
 
 def test_requests_are_counted_and_what_is_held_is_known_until_it_is_used() -> None:
     w = World()
-    w.journal.called(0.5, False)
-    w.journal.called(0.25, True)
+    w.journal.calls.add(0.5, False)
+    w.journal.calls.add(0.25, True)
     w.journal.held(500.0)
-    status = w.journal.status.value
-    assert (status.requests, status.failed_requests, status.request_seconds, status.held_until) == (2, 1, 0.75, 500.0)
+    calls = w.journal.calls
+    assert (calls.requests, calls.failed, calls.seconds) == (2, 1, 0.75)
+    assert w.journal.status.value.held_until == 500.0
     w.journal.issued(SECRET, True, "token", 1.0)
     assert w.journal.status.value.held_until == 0.0
 
