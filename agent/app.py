@@ -135,6 +135,11 @@ class App:
         if self.booted.status_socket is not None:
             yield "agent.status.server"
             yield "status", self._status(self.booted.status_socket)
+        if config.sds.output_dir:
+            yield "agent.sds.outputs"
+            from agent.sds.outputs import Outputs
+
+            yield "outputs", Outputs(config.sds, self.secret, self.recorder)
         if config.identity is not None:
             yield "agent.identity.manager"
             from agent import exposition
@@ -144,8 +149,6 @@ class App:
             if self.registry is not None:
                 exposition.identity(self.registry, self.identity)
             yield "identity", self.identity
-        elif config.sds.output_dir:
-            yield "mirror", self._mirror()
         if config.health is not None:
             yield "health", self._health(config.health)
         if os.getpid() == 1:
@@ -173,13 +176,6 @@ class App:
             self.booted.xds_socket,
         )
         return self.xds
-
-    def _mirror(self) -> Component:
-        from agent.identity import files
-        from agent.sds.mirror import Mirror
-
-        sds = self.config.sds
-        return Mirror(sds, lambda found: files.replace(sds.output_dir, found, sds.output_mode), self.recorder)
 
     def _health(self, config: HealthConfig) -> Component:
         from agent.health.monitor import HealthMonitor

@@ -91,7 +91,7 @@ class PeerConfig:
 
 @record
 class IdentityConfig:
-    """The workload certificate: which key, from which CA, how long, renewed when, written where."""
+    """The workload certificate: which key, from which CA, how long, renewed when."""
 
     spiffe_id: str
     ca: PeerConfig
@@ -103,8 +103,6 @@ class IdentityConfig:
     curve: str = "P256"
     pkcs8: bool = False
     cert_signer: str = ""
-    output_dir: str = ""  # OUTPUT_CERTS
-    output_mode: int = 0o600  # 0644 in Kubernetes
     root_overlap: bool = True  # ROOT_OVERLAP: the CA's former roots stay trusted while certificates under them live
     metadata_host: str = ""  # where a machine's token is fetched (CREDENTIAL_FETCHER_TYPE=GoogleComputeEngine)
     audience: str = ""  # of that token: the trust domain
@@ -131,8 +129,8 @@ class SdsConfig:
     key_file: str = ""
     root_file: str = ""
     debounce: float = 0.1  # FILE_DEBOUNCE_DURATION
-    output_dir: str = ""  # OUTPUT_CERTS: mounted files are copied there
-    output_mode: int = 0o600
+    output_dir: str = ""  # OUTPUT_CERTS: what is served is written there as well; "" = nowhere
+    output_mode: int = 0o600  # of those files; 0644 in Kubernetes
     key_provider: KeyProvider | None = None
 
 

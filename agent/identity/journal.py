@@ -137,8 +137,3 @@ class Journal:
             "the CA has new roots; where ROOT_OVERLAP is on the former ones stay until our last certificate expires"
         )
         self._recorder.record("identity", "roots-changed", message)
-
-    def output_failed(self, directory: str, e: OSError) -> None:
-        """OUTPUT_CERTS could not be written."""
-        message = f"cannot write certificates to {directory}: {e.strerror or e}"
-        self._recorder.record("identity", "output-failed", message, level=logging.ERROR)

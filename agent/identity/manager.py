@@ -14,7 +14,7 @@ from agent import peer as peers
 from agent.config import IdentityConfig, PeerConfig
 from agent.errors import AttemptError, ConfigError
 from agent.events import Recorder
-from agent.identity import certs, files, keys, report, rotation
+from agent.identity import certs, keys, report, rotation
 from agent.identity.client import CaClient, Denied
 from agent.identity.credentials import Credentials, Kind, advice
 from agent.identity.fetcher import MachineToken
@@ -261,11 +261,6 @@ class IdentityManager:
             secret = replace(secret, roots=roots)
         self._secret.set(secret)
         self._journal.validity(self._remaining())
-        if self._config.output_dir:
-            try:
-                files.write(self._config.output_dir, secret, self._config.output_mode)
-            except OSError as e:
-                self._journal.output_failed(self._config.output_dir, e)
 
     def _drop_former_roots(self) -> None:
         current, trust = self._secret.value, self._trust.at(self._clock().wall)

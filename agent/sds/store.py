@@ -134,9 +134,12 @@ class Store:
         """Drop encoded secrets: the content changed, and no copies of old keys are kept."""
         self._memo.clear()
 
+    def source(self, name: str) -> files.Content | Secret | None:
+        """Where the content of a name comes from now: mounted files, else the CA; None while there is nothing."""
+        return self.files.get(name) or (None if files.paths(name) else self._secret.value)
+
     def _encode(self, name: str, crl_file: str) -> bytes:
-        source = self.files.get(name) or (None if files.paths(name) else self._secret.value)
-        if source is None:
+        if (source := self.source(name)) is None:
             raise LookupError(name)
         if resources.is_trust(name):
             return resources.trust(name, source.roots, crl_file)

@@ -226,15 +226,10 @@ class Trust:
             curve="P384" if self.env.text("ECC_CURVE", "P256") == "P384" else "P256",
             pkcs8=self.env.flag("PKCS8_KEY", False),
             cert_signer=self.env.text("ISTIO_META_CERT_SIGNER"),
-            output_dir=self.output,
-            output_mode=self._output_mode(),
             root_overlap=self.env.flag("ROOT_OVERLAP", True),
             metadata_host=self.env.text("GCE_METADATA_HOST", METADATA_HOST) if fetcher == GCE else "",
             audience=self.node.trust_domain,
         )
-
-    def _output_mode(self) -> int:
-        return 0o644 if self.env.text("KUBERNETES_SERVICE_HOST") else 0o600
 
     def sds(self) -> SdsConfig:
         """The section of the SDS server."""
@@ -247,8 +242,8 @@ class Trust:
             key_file=mounted.key,
             root_file=mounted.root,
             debounce=self.env.seconds("FILE_DEBOUNCE_DURATION", 0.1),
-            output_dir=self.output if mounted.cert else "",
-            output_mode=self._output_mode(),
+            output_dir=self.output,
+            output_mode=0o644 if self.env.text("KUBERNETES_SERVICE_HOST") else 0o600,
             key_provider=self._key_provider(),
         )
 

@@ -523,35 +523,6 @@ def test_a_slow_ca_is_waited_for_within_the_deadline(world: World) -> None:
     asyncio.run(main())
 
 
-def test_output_files_follow_the_certificate(world: World) -> None:
-    async def main() -> None:
-        world.ca.ttl = 2.0
-        out = world.tmp / "made" / "out"
-        world.reconfigure(output_dir=str(out), output_mode=0o644)
-        async with running(world):
-            for _ in range(2):
-                secret = world.secret.value
-                secret = await world.issued(lambda s, p=secret: s is not p)
-                assert (out / "cert-chain.pem").read_bytes() == secret.chain
-                assert (out / "key.pem").read_bytes() == secret.key
-                assert (out / "root-cert.pem").read_bytes() == secret.roots
-            assert sorted(p.name for p in out.iterdir()) == ["cert-chain.pem", "key.pem", "root-cert.pem"]
-            assert {p.stat().st_mode & 0o777 for p in out.iterdir()} == {0o644}
-
-    asyncio.run(main())
-
-
-def test_an_unwritable_output_directory_is_an_event_and_no_more(world: World) -> None:
-    async def main() -> None:
-        (world.tmp / "file").write_text("")
-        world.reconfigure(output_dir=str(world.tmp / "file" / "out"))
-        async with running(world):
-            await world.issued()
-            assert "output-failed" in world.kinds()
-
-    asyncio.run(main())
-
-
 def test_a_trust_bundle_is_merged_and_the_certificate_renewed(world: World) -> None:
     async def main() -> None:
         other = Root("other")

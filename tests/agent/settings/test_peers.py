@@ -168,7 +168,7 @@ def test_mounted_certificates_make_the_ca_needless() -> None:
 def test_our_own_output_is_not_mounted(output: str) -> None:
     c = make(env={"PROV_CERT": output, "OUTPUT_CERTS": output}, files={**CERTS, f"{output}/root-cert.pem": b""})
     assert c.identity is not None
-    assert c.identity.output_dir == output
+    assert c.sds.output_dir == output
     assert c.sds.cert_file == ""
 
 
@@ -200,7 +200,6 @@ def test_keys_and_lifetimes() -> None:
             "ECC_CURVE": "P384",
             "PKCS8_KEY": "true",
             "ISTIO_META_CERT_SIGNER": "s",
-            "KUBERNETES_SERVICE_HOST": "h",
             "TRUST_DOMAIN": "",
         }
     ).identity
@@ -212,7 +211,6 @@ def test_keys_and_lifetimes() -> None:
         4096,
     )
     assert (identity.ecdsa, identity.curve, identity.pkcs8, identity.cert_signer) == (True, "P384", True, "s")
-    assert identity.output_mode == 0o644
     assert identity.spiffe_id == "spiffe:///ns/demo/sa/app"
 
 
@@ -231,12 +229,15 @@ def test_tokens_that_nobody_mounts() -> None:
     assert "hidden" not in repr(mock)
 
 
-def test_mounted_files_are_copied_to_the_output_directory_unless_it_is_theirs() -> None:
+def test_what_is_served_is_written_to_the_output_directory_wherever_it_comes_from() -> None:
     files = {f"./etc/certs/{n}.pem": b"x" for n in ("cert-chain", "key", "root-cert")}
     c = make(env={"OUTPUT_CERTS": "/out", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, files=files)
     assert c.identity is None
-    assert (c.sds.output_dir, c.sds.output_mode) == ("/out", 0o644)
-    assert make(env={"OUTPUT_CERTS": "./etc/certs"}, files=files).sds.output_dir == ""
+    assert (c.sds.output_dir, c.sds.output_mode, c.sds.cert_file) == ("/out", 0o644, "./etc/certs/cert-chain.pem")
+    # Nothing reads its own output.
+    c = make(env={"OUTPUT_CERTS": "./etc/certs"}, files=files)
+    assert c.identity is not None
+    assert (c.sds.output_dir, c.sds.output_mode, c.sds.cert_file) == ("./etc/certs", 0o600, "")
 
 
 def test_several_endpoints_each_with_its_own_name() -> None:

@@ -1,31 +1,27 @@
-"""OUTPUT_CERTS: the certificate in use as files, for programs that are not Envoy."""
+"""Key, chain and roots as files (OUTPUT_CERTS), replaced so that a reader finds whole ones that belong together."""
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
-
-from agent.model import Secret
 
 # In the order in which they are replaced: key and chain change within one rename of each other.
 ROOT, KEY, CHAIN = NAMES = ("root-cert.pem", "key.pem", "cert-chain.pem")
-
-
-def write(directory: str, secret: Secret, mode: int) -> list[str]:
-    """Write root, key and chain of the certificate in use. Returns the names written. Raises OSError."""
-    return replace(directory, {ROOT: secret.roots, KEY: secret.key, CHAIN: secret.chain}, mode)
+_TEMPORARY = re.compile(rf"(?:{'|'.join(map(re.escape, NAMES))})\.tmp\.([0-9]+)")
 
 
 def replace(directory: str, contents: Mapping[str, bytes], mode: int) -> list[str]:
-    """Write files (some of NAMES) atomically, each only if its content changed. Returns the names written.
+    """Write files (some of NAMES) atomically, each only if its content or mode changed. Returns the names written.
 
-    New content is complete before the first rename. The directory is made if it is not there. Raises OSError.
+    New content is complete, on the disk as well, before the first rename. The directory is made if it is not there.
+    Raises OSError.
     """
     os.makedirs(directory, mode=0o755 if mode & 0o044 else 0o700, exist_ok=True)
     staged: list[tuple[str, str]] = []
     try:
         for name in NAMES:
             target = os.path.join(directory, name)
-            if name not in contents or _read(target) == contents[name]:
+            if name not in contents or _holds(target, contents[name], mode):
                 continue
             temporary = f"{target}.tmp.{os.getpid()}"
             staged.append((temporary, target))
@@ -40,18 +36,29 @@ def replace(directory: str, contents: Mapping[str, bytes], mode: int) -> list[st
     return [os.path.basename(target) for _, target in staged]
 
 
-def _read(path: str) -> bytes | None:
+def clean(directory: str) -> None:
+    """Remove what agents that are gone left half-done: it may hold a key. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as found:
+        for entry in found:
+            made = _TEMPORARY.fullmatch(entry.name)
+            if made and (int(made[1]) == os.getpid() or not os.path.exists(f"/proc/{made[1]}")):
+                os.unlink(entry.path)
+
+
+def _holds(path: str, content: bytes, mode: int) -> bool:
     try:
         with open(path, "rb") as f:
-            return f.read()
+            return os.fstat(f.fileno()).st_mode & 0o777 == mode and f.read(len(content) + 1) == content
     except OSError:
-        return None
+        return False
 
 
 def _create(path: str, content: bytes, mode: int) -> None:
     """A new file that nobody else can open before its mode is right."""
     with contextlib.suppress(FileNotFoundError):  # left behind by a crash
         os.unlink(path)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as f:
         os.fchmod(f.fileno(), mode)
         f.write(content)
+        f.flush()
+        os.fsync(f.fileno())  # a VM that loses power must find the certificate that it will show to the CA
