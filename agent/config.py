@@ -86,6 +86,7 @@ class PeerConfig:
     keepalive_interval: float = 30.0
     keepalive_timeout: float = 10.0
     proxy: HttpProxy | None = None  # see `agent.httpproxy.applies`
+    policy: str = ""  # COMPLIANCE_POLICY
     unshown = ("token", "headers")
 
 

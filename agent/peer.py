@@ -12,6 +12,7 @@ import os
 import re
 import ssl
 import time
+from functools import lru_cache
 
 from agent import logs, pem
 from agent.config import HttpProxy, PeerConfig
@@ -20,7 +21,7 @@ from agent.rpc.client import Link, connect
 from agent.rpc.dial import DialError, Why
 from agent.rpc.sending import Limits
 from agent.rpc.status import RpcError
-from agent.settings.proxyconfig import split_address
+from agent.settings.proxyconfig import server_name, split_address
 from agent.version import VERSION
 
 log = logs.scope("citadelclient")
@@ -41,6 +42,12 @@ RESERVED = frozenset(
     }
 )
 LIMITS = Limits(window=1 << 20, views=True)
+# What istio leaves of TLS 1.2 under COMPLIANCE_POLICY=fips-140-2
+FIPS_CIPHERS = ":".join(
+    f"ECDHE-{key}-{cipher}" for cipher in ("AES256-GCM-SHA384", "AES128-GCM-SHA256") for key in ("ECDSA", "RSA")
+)
+# OpenSSL's names of the alerts
+_CERTIFICATE_ALERTS = re.compile("ALERT_([A-Z]+_)?CERTIFICATE|ALERT_UNKNOWN_CA|ALERT_ACCESS_DENIED|ALERT_DECRYPT_ERROR")
 
 # Where distributions keep the roots of the operating system; the first that exists is used.
 OS_BUNDLES = (
@@ -63,7 +70,7 @@ async def open_link(peer: PeerConfig, address: str, client_pair: tuple[bytes, by
     """
     context = None if peer.plaintext else client_context(peer, client_pair)
     host, port = split_address(address)
-    name = peer.server_name or host
+    name = peer.server_name or server_name(address)
     return await connect(
         host,
         port,
@@ -94,15 +101,19 @@ def place(peer: PeerConfig, address: str) -> str:
 
 
 def client_context(peer: PeerConfig, client_pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
-    """TLS 1.2 or later, HTTP/2 only, with the roots and the client certificate as they are in their files now."""
-    context = roots_context(peer.root_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.hostname_checks_common_name = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whatever is in the file is trusted, an intermediate as well
-    context.set_alpn_protocols(["h2"])
+    """TLS as the peer's policy has it, HTTP/2 only, with the roots and the client certificate of their files now."""
+    path, roots = read_roots(peer.root_file)
     if pair := client_pair or read_client_pair(peer):
+        context = roots_context(path, roots, peer.policy)
         _show(context, *pair)
-    return context
+        return context
+    return _bare_context(path, roots, peer.policy)
+
+
+@lru_cache(maxsize=2)
+def _bare_context(path: str, roots: bytes, policy: str) -> ssl.SSLContext:
+    # The operating system's roots take 20 ms to load, for every connection anew.
+    return roots_context(path, roots, policy)
 
 
 def _show(context: ssl.SSLContext, key: bytes, chain: bytes) -> None:
@@ -122,21 +133,13 @@ def _no_password() -> str:
     raise ValueError("its key is encrypted")
 
 
-def host_of(address: str) -> str:
-    """The host part of host:port, without the brackets of an IPv6 literal."""
-    return address.rpartition(":")[0].strip("[]")
-
-
 def os_bundle() -> str:
     """Path of the operating system's roots, or "" if it has none."""
     return next((path for path in OS_BUNDLES if os.path.isfile(path)), "")
 
 
-def roots_context(root_file: str) -> ssl.SSLContext:
-    """A client's TLS context that trusts the parsable certificates of `root_file` ("" = the operating system's).
-
-    Raises AttemptError(`root_file`).
-    """
+def read_roots(root_file: str) -> tuple[str, bytes]:
+    """(path, content) of the roots, "" = the operating system's. Raises AttemptError(`root_file`)."""
     path = root_file or os_bundle()
     if not path:
         raise AttemptError(
@@ -144,10 +147,26 @@ def roots_context(root_file: str) -> ssl.SSLContext:
         )
     try:
         with open(path, "rb") as f:
-            data = f.read()
+            return path, f.read()
     except OSError as e:
         raise AttemptError("root_file", f"cannot read the root certificates {path}: {e.strerror or e}") from e
+
+
+def roots_context(path: str, data: bytes, policy: str = "") -> ssl.SSLContext:
+    """A client's TLS context that trusts the parsable certificates of `data`, which came from `path`.
+
+    `policy` is COMPLIANCE_POLICY; TLS 1.2 or later without one. Raises AttemptError(`root_file`).
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whatever is in the file is trusted, an intermediate as well
+    context.set_alpn_protocols(["h2"])
+    if policy == "fips-140-2":
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(FIPS_CIPHERS)
+    elif policy == "pqc":
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
     # One bad block would make OpenSSL drop what follows: each is judged alone.
     if not [block for block in pem.certificates(data) if _parses(context, block)]:
         raise AttemptError(
@@ -269,11 +288,16 @@ def jwt_expiry(token: str) -> float | None:
     return float(exp) if isinstance(exp, int | float) and not isinstance(exp, bool) and abs(exp) < 1e15 else None
 
 
+def about_certificate(error: RpcError) -> bool:
+    """The server ended TLS because of our certificate, or for want of one (alerts of RFC 8446 section 6)."""
+    return not error.heard and bool(_CERTIFICATE_ALERTS.search(error.message))
+
+
 def explain(peer: PeerConfig, address: str, error: RpcError) -> str:
     """One sentence for a connection that was not made or did not last: what, to whom, and what to look at."""
     text = " ".join(error.message.split())
     why = error.why if isinstance(error, DialError) else None
-    name = peer.server_name or host_of(address)
+    name = peer.server_name or server_name(address)
     if why is not Why.PROXY:
         address = place(peer, address)
     if why is Why.NAME:
@@ -285,6 +309,9 @@ def explain(peer: PeerConfig, address: str, error: RpcError) -> str:
     if why is Why.UNTRUSTED:
         roots = peer.root_file or os_bundle() or "the operating system's roots"
         return f"the certificate of {address} does not chain to the roots in {roots}; its own root belongs there"
+    if about_certificate(error):
+        wanted = "demands a client certificate" if "REQUIRED" in text else "does not accept the client certificate"
+        return f"{address} {wanted} ({text})"
     if why is Why.NOT_TLS:
         return f"{address} does not speak TLS"
     if why is Why.LOOKUP:

@@ -108,7 +108,10 @@ def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) 
         raise AttemptError("empty_chain", sentence)
     encoded = [e.encode() for e in elements]
     try:
-        chain = [c for element in encoded[:-1] for c in parse_chain(element)]
+        # Between leaf and root an empty element is nothing; istio's agent joins it to the rest.
+        chain = [
+            c for at, element in enumerate(encoded[:-1]) if not at or element.strip() for c in parse_chain(element)
+        ]
     except UNREADABLE as e:
         raise AttemptError("bad_chain", f"the CA's answer cannot be parsed: {e}") from e
     roots = parse_roots(encoded[-1])

@@ -11,7 +11,10 @@ from agent import peer as peers
 from agent.backoff import Backoff
 from agent.config import IdentityConfig
 from agent.errors import AttemptError
+from agent.identity.credentials import Kind, advice
 from agent.protos import ca_pb2
+from agent.record import replace
+from agent.rpc.dial import DialError, Why
 from agent.rpc.status import Code, RpcError
 
 log = logs.scope("citadelclient")
@@ -27,29 +30,36 @@ PASSING = frozenset(
         Code.INTERNAL,
     }
 )
+Pair = tuple[bytes, bytes]  # key PEM, chain PEM
 
 
 class Denied(AttemptError):
-    """The CA heard us and does not believe or permit the credential that was shown."""
+    """The CA does not believe or permit the credential; `certificate`: it was the client certificate, in TLS."""
+
+    def __init__(self, reason: str, message: str, certificate: bool = False) -> None:
+        super().__init__(reason, message)
+        self.certificate = certificate
+
+
+class Late(AttemptError):
+    """The CA took the call and did not answer in time."""
 
 
 class CaClient:
-    """Asks for certificates. Every attempt is a new connection, so that roots and client certificate are fresh."""
+    """Asks for certificates. Every attempt is a new connection, so that roots, certificate and token are fresh."""
 
     def __init__(self, config: IdentityConfig, uniform: Callable[[], float] = random.random) -> None:
         self._config = config
+        self._bare = replace(config.ca, key_file="", cert_file="")
         self._uniform = uniform
         self._first = 0  # index of the address that worked last
         self.retries = 0  # outgoing calls that were repetitions, since start
 
-    async def sign(
-        self, csr: bytes, token: str, own: tuple[bytes, bytes] | None, deadline: float, hint: str
-    ) -> list[str]:
+    async def sign(self, csr: bytes, kind: Kind, own: Pair | None, deadline: float) -> list[str]:
         """The chain for `csr` (PEM), as the CA sent it. `deadline` seconds bound one attempt.
 
-        `token` "" shows none; `own` (key, chain) is shown instead of the configured client certificate; `hint` says
-        what to look at when the CA refuses the credential.
-        Raises AttemptError with a sentence; its subclass Denied when the credential was refused.
+        `kind` is what to show; `own` is the pair of Kind.CERTIFICATE.
+        Raises AttemptError with a sentence; its subclass Denied when the credential was refused, Late after `deadline`.
         """
         addresses = self._config.ca.addresses
         if not addresses:
@@ -59,12 +69,13 @@ class CaClient:
         for attempt in range(attempts):
             index = (self._first + attempt) % len(addresses)
             try:
-                chain = await self._call(addresses[index], message, token, own, deadline, attempt)
-            except Denied as e:
-                raise Denied(e.reason, f"{e}; {hint}") from e
+                chain = await self._call(addresses[index], message, kind, own, deadline, attempt)
+            except Late:
+                self._first = (index + 1) % len(addresses)
+                raise
             except _Passing as e:
                 if attempt + 1 == attempts:
-                    raise AttemptError(e.reason, str(e)) from e
+                    raise self._given_up(e, kind) from e
                 log.debug("attempt %d of %d failed: %s", attempt + 1, attempts, e)
                 self.retries += 1
                 await asyncio.sleep(WAITS.delay(attempt, self._uniform()))
@@ -79,36 +90,60 @@ class CaClient:
         return request.SerializeToString()
 
     async def _call(
-        self, address: str, message: bytes, token: str, own: tuple[bytes, bytes] | None, deadline: float, attempt: int
+        self, address: str, message: bytes, kind: Kind, own: Pair | None, deadline: float, attempt: int
     ) -> list[str]:
-        peer = self._config.ca
-        metadata = peers.metadata(peer, token)
+        ca = self._config.ca
+        token = self._token() if kind in (Kind.TOKEN, Kind.TOKEN_ALONE) else ""
+        pair = own if kind is Kind.CERTIFICATE else None
+        if kind in (Kind.TOKEN, Kind.PROVISIONED) and not ca.plaintext:
+            pair = peers.read_client_pair(ca)
+        metadata = peers.metadata(ca, token)
         if attempt:
             metadata.append(("x-retry-attempty", str(attempt)))  # sic
         try:
-            async with asyncio.timeout(deadline), await peers.open_link(peer, address, own) as link:
+            async with asyncio.timeout(deadline), await peers.open_link(self._bare, address, pair) as link:
                 raw = await link.unary(METHOD, message, metadata)  # no deadline on the wire, as with istio
             return list(ca_pb2.CertificateResponse.FromString(raw).cert_chain)
         except TimeoutError as e:
-            raise self._failure(RpcError(Code.DEADLINE_EXCEEDED), address, deadline) from e
+            late = f"the CA {peers.place(ca, address)} did not answer within {deadline:.3g} s"
+            raise Late("deadline_exceeded", late) from e
         except RpcError as e:
-            raise self._failure(e, address, deadline) from e
+            raise self._failure(e, address, kind, pair is not None) from e
         except DecodeError as e:
             raise AttemptError("bad_chain", f"the answer of the CA {address} cannot be decoded") from e
 
-    def _failure(self, e: RpcError, address: str, deadline: float) -> AttemptError:
-        code, details = e.code, e.message
+    def _token(self) -> str:
+        """As it is now: a token may be replaced, or end, between two calls. Raises AttemptError."""
+        if token := peers.current_token(self._config.ca):
+            return token
+        raise AttemptError("token", f"the token {self._config.ca.token_file} has become empty")
+
+    def _failure(self, e: RpcError, address: str, kind: Kind, shown: bool) -> AttemptError:
+        """`shown`: with a client certificate."""
+        ca, code = self._config.ca, e.code
         reason = code.name.lower()
-        if code is Code.DEADLINE_EXCEEDED:
-            place = peers.place(self._config.ca, address)
-            return AttemptError(reason, f"the CA {place} did not answer within {deadline:.0f} s")
+        if not e.heard:
+            sentence = f"cannot reach the CA: {peers.explain(ca, address, e)}"
+            if peers.about_certificate(e):
+                return self._denied("client_certificate", sentence, kind, shown)
+            # Whoever does not believe a certificate may hang up without a word, in TLS 1.3 after our handshake.
+            return _Passing(reason, sentence, shown and (not isinstance(e, DialError) or e.why is Why.TLS))
         if code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED):
-            return Denied(reason, f"the CA {address} refuses the credential ({reason}: {details})")
-        if code is Code.UNAVAILABLE:
-            return _Passing(reason, f"cannot reach the CA: {peers.explain(self._config.ca, address, e)}")
-        sentence = f"the CA {address} failed: {reason}: {details}"
+            return self._denied(reason, f"the CA {address} refuses the credential ({reason}: {e.message})", kind, False)
+        sentence = f"the CA {address} failed: {reason}: {e.message}"
         return _Passing(reason, sentence) if code in PASSING else AttemptError(reason, sentence)
+
+    def _denied(self, reason: str, sentence: str, kind: Kind, certificate: bool) -> Denied:
+        ca = self._config.ca
+        return Denied(reason, f"{sentence}; {advice(kind, ca.token_file, ca.cert_file, certificate)}", certificate)
+
+    def _given_up(self, e: "_Passing", kind: Kind) -> AttemptError:
+        return self._denied(e.reason, str(e), kind, True) if e.suspect else AttemptError(e.reason, str(e))
 
 
 class _Passing(AttemptError):
-    """A failure that is worth another attempt at once."""
+    """A failure that is worth another attempt at once. `suspect`: it may be the client certificate."""
+
+    def __init__(self, reason: str, message: str, suspect: bool = False) -> None:
+        super().__init__(reason, message)
+        self.suspect = suspect

@@ -8,13 +8,28 @@ from agent.record import record, replace
 
 class Kind(Enum):
     TOKEN = "token"  # together with the provisioned certificate if there is a valid one, as istio's agent does
+    TOKEN_ALONE = "token alone"  # without it: the CA may not believe the certificate and end the connection for it
     CERTIFICATE = "certificate"  # the workload certificate in use, over mTLS, without a token
     PROVISIONED = "provisioned"  # the certificate of PROV_CERT alone, over mTLS
     NONE = "none"  # nothing is usable; a CA that knows us by other means may still answer
 
 
 # When nothing is known: the first that is usable.
-ORDER = (Kind.TOKEN, Kind.CERTIFICATE, Kind.PROVISIONED)
+ORDER = (Kind.TOKEN, Kind.TOKEN_ALONE, Kind.CERTIFICATE, Kind.PROVISIONED)
+# Those that stand or fall together: with the provisioned certificate, and with the token.
+_PROVISIONED = frozenset({Kind.TOKEN, Kind.PROVISIONED})
+_TOKENS = frozenset({Kind.TOKEN, Kind.TOKEN_ALONE})
+
+
+def found(token: bool, own: bool, provisioned: bool) -> frozenset[Kind]:
+    """The credentials that can be shown where these are there: a token, our certificate, a provisioned one."""
+    there = {
+        Kind.TOKEN: token,
+        Kind.TOKEN_ALONE: token and provisioned,
+        Kind.CERTIFICATE: own,
+        Kind.PROVISIONED: provisioned,
+    }
+    return frozenset(kind for kind, is_there in there.items() if is_there)
 
 
 @record
@@ -36,16 +51,22 @@ class Credentials:
         """The CA issued a certificate for it."""
         return Credentials(preferred=self.preferred if kind is Kind.NONE else kind)
 
-    def refused(self, kind: Kind, usable: Collection[Kind]) -> "Credentials":
-        """The CA said that it does not believe or permit it. When all usable ones were refused, all are tried again."""
-        rejected = self.rejected | {kind}
+    def refused(self, kind: Kind, usable: Collection[Kind], certificate: bool = False) -> "Credentials":
+        """The CA said that it does not believe or permit it; `certificate`: it was the client certificate, in TLS.
+
+        When all usable ones were refused, all are tried again.
+        """
+        group = _PROVISIONED if certificate else _TOKENS
+        rejected = self.rejected | (group if kind in group else {kind})
         return replace(self, rejected=frozenset() if rejected.issuperset(usable) else rejected)
 
 
-def advice(kind: Kind, token_file: str, cert_file: str) -> str:
-    """What to look at when the CA refuses a credential; one phrase."""
+def advice(kind: Kind, token_file: str, cert_file: str, certificate: bool = False) -> str:
+    """What to look at when the CA refuses a credential, or the `certificate` that came with it; one phrase."""
+    if certificate and kind is Kind.TOKEN:
+        kind = Kind.PROVISIONED
     match kind:
-        case Kind.TOKEN:
+        case Kind.TOKEN | Kind.TOKEN_ALONE:
             return f"check that {token_file} is for this CA and names the right service account"
         case Kind.CERTIFICATE:
             return "check that the CA trusts the roots of the certificate in use, and give it a token to fall back on"

@@ -7,18 +7,10 @@ import threading
 from concurrent.futures import Future
 
 from agent.config import IdentityConfig
-from agent.errors import ConfigError
-
-
-def check(config: IdentityConfig) -> None:
-    """Raises ConfigError for a key that must never be used."""
-    if not config.ecdsa and config.rsa_key_size < 2048:
-        raise ConfigError(f"WORKLOAD_RSA_KEY_SIZE is {config.rsa_key_size}; an RSA key needs at least 2048 bits")
 
 
 def generate(config: IdentityConfig) -> bytes:
-    """A new private key as PEM: PKCS#1, SEC1, or PKCS#8 if configured. RSA-2048 takes 30-80 ms. Raises ConfigError."""
-    check(config)
+    """A new private key as PEM: PKCS#1, SEC1, or PKCS#8 if configured. RSA-2048 takes 30-80 ms."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 

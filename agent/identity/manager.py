@@ -11,12 +11,12 @@ from google.protobuf.message import DecodeError
 
 from agent import logs
 from agent import peer as peers
-from agent.config import IdentityConfig, PeerConfig
-from agent.errors import AttemptError, ConfigError
+from agent.config import IdentityConfig
+from agent.errors import AttemptError
 from agent.events import Recorder
-from agent.identity import certs, keys, report, rotation
-from agent.identity.client import CaClient, Denied
-from agent.identity.credentials import Credentials, Kind, advice
+from agent.identity import certs, report, rotation
+from agent.identity.client import CaClient, Denied, Late
+from agent.identity.credentials import Credentials, Kind, found
 from agent.identity.fetcher import MachineToken
 from agent.identity.journal import Calls, Journal, RenewalStatus
 from agent.identity.spare import KeySupply
@@ -39,7 +39,7 @@ class IdentityManager:
     """Publishes to `secret` only what was verified, and never withdraws a certificate before it has a better one.
 
     `readiness` turns false when the certificate expired and nothing better exists, and true with the next one.
-    `tick` seconds: how often clocks are compared; `longest_call` seconds: the deadline of one call to the CA.
+    `tick` seconds: how often clocks are compared; `usual` seconds: how long the CA may take at first.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class IdentityManager:
         *,
         clock: Callable[[], rotation.Moment] = _moment,
         tick: float = 5.0,
-        longest_call: float = 20.0,
+        usual: float = 20.0,
     ) -> None:
         self._config = config
         self._secret = secret
@@ -60,7 +60,7 @@ class IdentityManager:
         self._keys = KeySupply(config, key_future)
         self._clock = clock
         self._tick = tick
-        self._longest_call = longest_call
+        self._usual = self._patience = usual
         self._client = CaClient(config)
         self._credentials = Credentials()
         self._machine = (
@@ -86,11 +86,7 @@ class IdentityManager:
         return self._client.retries
 
     async def start(self) -> None:
-        """Nothing is bound. Raises ConfigError for a key that must never be used or a name that cannot be asked for."""
-        keys.check(self._config)
-        if not self._config.spiffe_id.isascii():
-            message = "TRUST_DOMAIN, POD_NAMESPACE and SERVICE_ACCOUNT must be ASCII; the identity would be "
-            raise ConfigError(message + repr(self._config.spiffe_id))
+        """Nothing is bound."""
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -194,24 +190,26 @@ class IdentityManager:
         """One certificate, verified, and the credential that got it. Raises AttemptError."""
         key = await self._keys.take()
         csr = certs.request(key, self._config.spiffe_id)
-        token, usable = await self._usable()
+        usable = await self._usable()
         kind = self._credentials.choose(usable)
         current = self._secret.value
         own = (current.key, current.chain) if kind is Kind.CERTIFICATE and current is not None else None
-        deadline = rotation.patience(self._remaining(), self._longest_call)
-        ca, began = self._config.ca, self._clock().mono
-        hint = advice(kind, ca.token_file, ca.cert_file)
-        good = False
+        deadline = rotation.patience(self._remaining(), self._patience)
+        began, good = self._clock().mono, False
         try:
-            chain = await self._client.sign(csr, token if kind is Kind.TOKEN else "", own, deadline, hint)
+            chain = await self._client.sign(csr, kind, own, deadline)
             secret = await self._verify(chain, key)
             good = True
-        except Denied:
-            self._credentials = self._credentials.refused(kind, usable)
+        except Denied as e:
+            self._credentials = self._credentials.refused(kind, usable, e.certificate)
+            raise
+        except Late:
+            self._patience = rotation.longer(self._patience)
             raise
         finally:
             self._journal.calls.add(self._clock().mono - began, good)
         self._credentials = self._credentials.accepted(kind)
+        self._patience = self._usual
         return secret, kind
 
     async def _verify(self, chain: list[str], key: bytes) -> Secret:
@@ -220,36 +218,38 @@ class IdentityManager:
             return await asyncio.to_thread(certs.verify, chain, key, self._config.spiffe_id, now)
         return certs.verify(chain, key, self._config.spiffe_id, now)
 
-    async def _usable(self) -> tuple[str, frozenset[Kind]]:
-        """The token ("" if it must not be sent), and every credential that could be shown now.
+    async def _usable(self) -> frozenset[Kind]:
+        """Every credential that could be shown now.
 
         Raises AttemptError if the machine's token cannot be fetched and nothing else is there.
         """
-        ca, token, problem = self._config.ca, "", None
+        ca, token, problems = self._config.ca, False, list[AttemptError]()
         try:
             if self._machine is not None:
                 await self._machine.refresh()
         except AttemptError as e:
-            problem = e
+            problems.append(e)
         try:
-            token = peers.current_token(ca)
+            token = bool(peers.current_token(ca))
         except AttemptError as e:
-            problem = problem or e
+            problems.append(e)
         current = self._secret.value
         # Certificates need TLS to be shown.
         own = not ca.plaintext and current is not None and current.not_after > self._clock().wall
-        found = {
-            Kind.TOKEN: bool(token),
-            Kind.CERTIFICATE: own,
-            Kind.PROVISIONED: not ca.plaintext and _provisioned(ca),
-        }
-        usable = frozenset(kind for kind, there in found.items() if there)
-        if problem is not None:
+        provisioned = False
+        try:
+            provisioned = not ca.plaintext and peers.read_client_pair(ca, logging.DEBUG) is not None
+        except AttemptError as e:
+            problems.append(e)
+            usable = found(token, own, True) - {Kind.TOKEN, Kind.PROVISIONED}
+        else:
+            usable = found(token, own, provisioned)
+        if problems:
             if self._machine is not None and not usable:
-                raise problem
+                raise problems[0]
             others = " and ".join(sorted(kind.value for kind in usable)) or "nothing"
-            log.warning("%s; to authenticate there is %s", problem, others)
-        return token, usable
+            log.warning("%s; to authenticate there is %s", problems[0], others)
+        return usable
 
     def _remaining(self) -> float | None:
         current = self._secret.value
@@ -309,11 +309,3 @@ class IdentityManager:
         if end is not None:
             due.append(max(0.0, end - self._clock().wall) + 0.01)
         return min(due)
-
-
-def _provisioned(ca: PeerConfig) -> bool:
-    """There is a client certificate in PROV_CERT that could be shown."""
-    try:
-        return peers.read_client_pair(ca, logging.DEBUG) is not None
-    except AttemptError:
-        return False

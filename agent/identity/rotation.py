@@ -10,6 +10,7 @@ RENEW = Backoff(initial=1.0, cap=60.0, factor=2.0, jitter=0.2)
 EXPIRED = Backoff(initial=0.5, cap=10.0, factor=2.0, jitter=0.3)
 SOONEST = 0.1  # after a failure
 EARLIEST = 0.5  # after a success: a grace ratio of 1 means "renew at once", and the CA must survive it
+SLOWEST = 90.0  # of a CA that works: a Kubernetes signer is given a minute by istiod
 JUMP = 2.0
 SETTLED = 5.0  # after a certificate: Envoy has it by then and nobody waits for the CPU
 LATEST_SPARE = 600.0  # after a certificate: an early renewal, asked for by a clock or a CA, finds a key as well
@@ -50,6 +51,11 @@ def patience(remaining: float | None, longest: float) -> float:
     if remaining is None or remaining <= 0:
         return longest
     return min(longest, max(1.0, remaining / 3))
+
+
+def longer(patience: float) -> float:
+    """The deadline after a call that was too long for `patience`: a CA that is slow must get its turn."""
+    return min(2 * patience, max(patience, SLOWEST))
 
 
 def spare(left: float) -> float:

@@ -13,7 +13,7 @@ class Trust:
     still show certificates of that age, and a root that goes at once would cut them off.
     """
 
-    issued: bytes = b""  # the roots of the CA's last answer
+    issued: bytes = b""  # the roots of the CA's last answer, merged
     former: tuple[tuple[bytes, float], ...] = ()  # earlier ones, and the epoch second at which each goes
     bundle: tuple[str, ...] = ()  # the control plane's trust bundle
 
@@ -37,4 +37,6 @@ class Trust:
 
     def merged(self) -> bytes:
         """One bundle: each certificate once, sorted."""
+        if not (self.former or self.bundle):
+            return self.issued  # which is so already
         return certs.merge_roots(self.issued, *(r for r, _ in self.former), *(b.encode() for b in self.bundle))

@@ -48,10 +48,6 @@ def _refusals(config: AgentConfig, warnings: list[str], port_refusal: Callable[[
             rendered = bootstrap.render(config, warnings.append)
         if config.proxyless.bootstrap:
             proxyless.render(config, lambda _: None)
-        if config.identity is not None:
-            from agent.identity import keys
-
-            keys.check(config.identity)
     except RemoraError as error:
         out.append(error)
     if config.envoy.enabled:

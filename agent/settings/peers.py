@@ -19,6 +19,8 @@ FILES_SOCKET = "./var/run/secrets/credential-uds/files-socket"
 CREDENTIAL_SOCKET = "./var/run/secrets/credential-uds/socket"
 GCE, METADATA_HOST = "GoogleComputeEngine", "169.254.169.254"
 MOCK_TOKEN = "test_token"
+PLAINTEXT = ":15010"  # istiod's port without TLS
+MIN_RSA, MAX_RSA = 2048, 16384  # bits; OpenSSL uses no longer ones
 
 Read = Callable[[str], bytes | None]
 Probe = Callable[[str], bool]
@@ -52,13 +54,13 @@ class Trust:
         self.provisioned = env.text("PROV_CERT")
         self.output = env.text("OUTPUT_CERTS")
         self.file_mounted = env.flag("FILE_MOUNTED_CERTS", False)
+        if self.provisioned and self.file_mounted:
+            raise ConfigError("PROV_CERT and FILE_MOUNTED_CERTS exclude each other: unset one of them")
         self.provider = env.text("PILOT_CERT_PROVIDER", "istiod")
         self.plaintext = "controlPlaneAuthPolicy" not in proxy  # NONE, the default of the message, is not printed
         self.http_proxy = _http_proxy(env)
         self.mounted = _triple(CERTS_DIR)
         self._choose_mounted()
-        if self.provisioned and self.file_mounted:
-            raise ConfigError("PROV_CERT and FILE_MOUNTED_CERTS exclude each other: unset one of them")
         self.socket_file = env.text("WORKLOAD_IDENTITY_SOCKET_FILE", "socket")
         self.external_sds = self._external_sds(probe)
         self.credential_socket = probe(CREDENTIAL_SOCKET)
@@ -126,33 +128,38 @@ class Trust:
             return None
         if self._serves_mounted() and all(self._exists(path) for path in self.mounted):
             return None
-        address = self.env.text("CA_ADDR") or self._first_address()
-        try:
-            split_address(address)
-        except ValueError as e:
-            raise ConfigError(f"CA_ADDR {address!r} is not usable: {e}, such as {ISTIOD}:15012") from None
-        plaintext = address.endswith(":15010")
+        explicit = self.env.text("CA_ADDR")
+        addresses = (explicit,) if explicit else self._plane_addresses()
+        for address in addresses:
+            try:
+                split_address(address)
+            except ValueError as e:
+                raise ConfigError(f"CA_ADDR {address!r} is not usable: {e}, such as {ISTIOD}:15012") from None
+        # Of several addresses none is dialled in the clear while another need not be.
+        addresses = tuple(a for a in addresses if not a.endswith(PLAINTEXT)) or addresses
+        plaintext = addresses[0].endswith(PLAINTEXT)
         if plaintext:
-            self.env.warn(f"the CA at {address} is reached without encryption: use port 15012")
+            self.env.warn(f"the CA at {' or '.join(addresses)} is reached without encryption: use port 15012")
         # The name override was made for the control plane: a CA elsewhere has its own name.
-        override = "" if self.env.text("CA_ADDR") else self.env.text("ISTIOD_SAN")
+        override = "" if explicit else self.env.text("ISTIOD_SAN")
         return PeerConfig(
-            addresses=(address,),
+            addresses=addresses,
             plaintext=plaintext,
             root_file="" if plaintext else self._ca_root(),
-            server_name=override or server_name(address),
+            # Each of several hosts is verified by its own name.
+            server_name=override or (server_name(addresses[0]) if len(addresses) == 1 else ""),
             key_file=f"{self.provisioned}/key.pem" if self.provisioned else "",
             cert_file=f"{self.provisioned}/cert-chain.pem" if self.provisioned else "",
             headers=_headers(self.env.values, "CA_HEADER_"),
             **self._common(),
         )
 
-    def _first_address(self) -> str:
-        """Where the CA is unless somebody says otherwise: with the control plane's first endpoint."""
-        for address in plane_addresses(self.proxy["discoveryAddress"]):
-            if not address.startswith(SRV):
-                return address
-        raise ConfigError("CA_ADDR must be set to host:port: discoveryAddress has SRV records only")
+    def _plane_addresses(self) -> tuple[str, ...]:
+        """Where the CA is unless somebody says otherwise: with the control plane."""
+        found = tuple(a for a in plane_addresses(self.proxy["discoveryAddress"]) if not a.startswith(SRV))
+        if not found:
+            raise ConfigError("CA_ADDR must be set to host:port: discoveryAddress has SRV records only")
+        return found
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -161,6 +168,7 @@ class Trust:
             "keepalive_interval": self.env.seconds("GRPC_KEEPALIVE_INTERVAL", 30.0),
             "keepalive_timeout": self.env.seconds("GRPC_KEEPALIVE_TIMEOUT", 10.0),
             "proxy": self.http_proxy,
+            "policy": self.env.text("COMPLIANCE_POLICY"),
         }
 
     def _plane_root(self) -> str:
@@ -215,13 +223,19 @@ class Trust:
         algorithm = self.env.text("ECC_SIGNATURE_ALGORITHM")
         if algorithm not in ("", "ECDSA"):
             raise ConfigError(f"ECC_SIGNATURE_ALGORITHM {algorithm!r} is not supported: use ECDSA or leave it empty")
+        size = self.env.number("WORKLOAD_RSA_KEY_SIZE", MIN_RSA)
+        if not MIN_RSA <= size <= MAX_RSA and algorithm != "ECDSA":
+            raise ConfigError(f"WORKLOAD_RSA_KEY_SIZE is {size}; an RSA key needs {MIN_RSA} to {MAX_RSA} bits")
+        if not self.node.spiffe_id.isascii():
+            message = "TRUST_DOMAIN, POD_NAMESPACE and SERVICE_ACCOUNT must be ASCII; the identity would be "
+            raise ConfigError(message + repr(self.node.spiffe_id))
         defaults = IdentityConfig(spiffe_id=self.node.spiffe_id, ca=ca)
         return replace(
             defaults,
             ttl=self.env.seconds("SECRET_TTL", defaults.ttl),
             grace_ratio=self.env.real("SECRET_GRACE_PERIOD_RATIO", defaults.grace_ratio),
             grace_jitter=self.env.real("SECRET_GRACE_PERIOD_RATIO_JITTER", defaults.grace_jitter),
-            rsa_key_size=self.env.number("WORKLOAD_RSA_KEY_SIZE", defaults.rsa_key_size),
+            rsa_key_size=size,
             ecdsa=algorithm == "ECDSA",
             curve="P384" if self.env.text("ECC_CURVE", "P256") == "P384" else "P256",
             pkcs8=self.env.flag("PKCS8_KEY", False),

@@ -133,6 +133,8 @@ def server_name(address: str) -> str:
 
 def split_address(address: str) -> tuple[str, int]:
     """(host, port) of `host:port` or `[v6]:port`; raises ValueError with a reason."""
+    if "://" in address:
+        raise ValueError("it must be host:port without a scheme")
     host, colon, port = address.rpartition(":")
     if not colon or not host:
         raise ValueError("it must be host:port")

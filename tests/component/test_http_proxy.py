@@ -13,6 +13,7 @@ from agent.config import IdentityConfig, PeerConfig
 from agent.errors import AttemptError
 from agent.identity import certs, keys
 from agent.identity.client import CaClient
+from agent.identity.credentials import Kind
 from agent.record import replace
 from agent.rpc import dial
 from agent.rpc.dial import DialError
@@ -65,7 +66,7 @@ def test_the_ca(tmp_path: Path) -> None:
                 (tmp_path / "root.pem").write_bytes(ca.root.pem)
                 config = PeerConfig((PLACE,), False, str(tmp_path / "root.pem"), NAME, proxy=proxy.config())
                 client = CaClient(IdentityConfig("spiffe://td/ns/n/sa/s", config))
-                chain = await client.sign(ca_request(), "token-1", None, 10.0, "")
+                chain = await client.sign(ca_request(), Kind.NONE, None, 10.0)
                 assert len(chain) > 1
                 assert proxy.asked == [PLACE]
 
@@ -122,7 +123,7 @@ def test_a_proxy_that_hangs_is_named(tmp_path: Path) -> None:
             assert said == f"the control plane cannot be reached: {way} took no connection within 0.3 s"
             client = CaClient(IdentityConfig("spiffe://td/ns/n/sa/s", config))
             with pytest.raises(AttemptError, match=r"the CA .* did not answer within") as e:
-                await client.sign(b"", "", None, 0.2, "")
+                await client.sign(b"", Kind.NONE, None, 0.2)
             assert way in str(e.value)
 
     run(main)

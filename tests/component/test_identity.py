@@ -309,18 +309,6 @@ def test_a_passing_refusal_is_retried_within_one_attempt(world: World, code: str
     asyncio.run(main())
 
 
-def test_a_hanging_ca_costs_one_deadline_and_the_next_address_is_asked(world: World) -> None:
-    async def main() -> None:
-        world.ca.hang()
-        world.manager = IdentityManager(world.config, world.secret, world.readiness, world.recorder, longest_call=0.3)
-        async with running(world):
-            assert "did not answer" in await world.failure()
-            world.ca.heal()
-            await world.issued()
-
-    asyncio.run(main())
-
-
 def test_addresses_are_tried_in_turn(world: World) -> None:
     async def main() -> None:
         world.reconfigure(addresses=("127.0.0.1:1", "no-such-host.invalid:1", world.ca.address))
@@ -496,9 +484,7 @@ def test_a_ca_that_breaks_connections_costs_nothing_but_the_attempt(world: World
             address = f"127.0.0.1:{listener.getsockname()[1]}"
             world.secret.set(first)
             world.config = replace(good, ca=replace(good.ca, addresses=(address,)))
-            world.manager = IdentityManager(
-                world.config, world.secret, world.readiness, world.recorder, longest_call=0.3
-            )
+            world.manager = IdentityManager(world.config, world.secret, world.readiness, world.recorder, usual=0.3)
             async with running(world):
                 assert address in await world.failure()
                 assert world.secret.value is first

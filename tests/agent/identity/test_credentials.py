@@ -4,9 +4,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.identity.credentials import ORDER, Credentials, Kind, advice
+from agent.identity.credentials import ORDER, Credentials, Kind, advice, found
 
-T, C, P, N = Kind.TOKEN, Kind.CERTIFICATE, Kind.PROVISIONED, Kind.NONE
+T, A, C, P, N = Kind.TOKEN, Kind.TOKEN_ALONE, Kind.CERTIFICATE, Kind.PROVISIONED, Kind.NONE
+LETTERS = {"T": T, "A": A, "C": C, "P": P, "N": N}
+
+
+def kinds(letters: str) -> frozenset[Kind]:
+    return frozenset(LETTERS[letter] for letter in letters)
+
+
+@pytest.mark.parametrize(
+    ("token", "own", "provisioned", "usable"),
+    [
+        (False, False, False, ""),
+        (True, False, False, "T"),
+        (True, False, True, "TAP"),
+        (True, True, False, "TC"),
+        (True, True, True, "TACP"),
+        (False, True, False, "C"),
+        (False, True, True, "CP"),
+        (False, False, True, "P"),
+    ],
+)
+def test_what_can_be_shown(token: bool, own: bool, provisioned: bool, usable: str) -> None:
+    assert found(token, own, provisioned) == kinds(usable)
 
 
 @pytest.mark.parametrize(
@@ -18,14 +40,18 @@ T, C, P, N = Kind.TOKEN, Kind.CERTIFICATE, Kind.PROVISIONED, Kind.NONE
         (T, "", (C, P), C),
         (T, "", (P,), P),
         (T, "", (), N),
+        (A, "", (T, A, C, P), A),
+        (A, "", (T, C), T),
         (C, "", (T, C, P), C),
         (C, "", (T, P), T),
         (P, "", (T, C, P), P),
         (P, "", (T, C), T),
         (P, "", (C,), C),
         # refused: the others first
+        (T, "T", (T, A, C, P), A),
         (T, "T", (T, C, P), C),
-        (T, "T", (T, P), P),
+        (T, "TA", (T, A, P), P),
+        (T, "TP", (T, A, P), A),
         (T, "TC", (T, C, P), P),
         (C, "C", (T, C, P), T),
         (C, "CT", (C, T, P), P),
@@ -38,41 +64,95 @@ T, C, P, N = Kind.TOKEN, Kind.CERTIFICATE, Kind.PROVISIONED, Kind.NONE
     ],
 )
 def test_choice(preferred: Kind, rejected: str, usable: Sequence[Kind], choice: Kind) -> None:
-    letters = {"T": T, "C": C, "P": P, "N": N}
-    assert Credentials(preferred, frozenset(letters[r] for r in rejected)).choose(usable) is choice
+    assert Credentials(preferred, kinds(rejected)).choose(usable) is choice
 
 
-@pytest.mark.parametrize("kind", ORDER)
-def test_what_worked_is_remembered(kind: Kind) -> None:
-    state = Credentials().refused(T, ORDER).accepted(kind)
-    assert state == Credentials(kind)
-    assert state.choose(ORDER) is kind
-    assert state.accepted(N) == Credentials(kind)
+@pytest.mark.parametrize(
+    ("before", "usable", "event", "after"),
+    [
+        # (preferred, rejected), what can be shown, what was shown and what became of it: + accepted, - not believed,
+        # ! its client certificate was not believed
+        (("T", ""), "T", "T+", ("T", "")),
+        (("T", ""), "TC", "C+", ("C", "")),
+        (("C", "T"), "TC", "C+", ("C", "")),
+        (("C", ""), "TC", "T+", ("T", "")),
+        (("T", ""), "TAP", "A+", ("A", "")),
+        (("C", "C"), "TC", "N+", ("C", "")),
+        # with or without the provisioned certificate the token is the same
+        (("T", ""), "TAP", "T-", ("T", "TA")),
+        (("T", ""), "TACP", "A-", ("T", "TA")),
+        (("T", "TA"), "TACP", "C-", ("T", "TAC")),
+        (("T", "TAC"), "TACP", "P-", ("T", "")),
+        # with or without a token the certificate is the same
+        (("T", ""), "TAP", "T!", ("T", "TP")),
+        (("T", ""), "TCP", "P!", ("T", "TP")),
+        (("T", "TP"), "TAP", "A-", ("T", "")),
+        (("C", ""), "TC", "C!", ("C", "C")),
+        (("C", ""), "TC", "C-", ("C", "C")),
+        # all that is there was refused: from the beginning
+        (("T", ""), "T", "T-", ("T", "")),
+        (("C", ""), "C", "C!", ("C", "")),
+        (("T", "TA"), "TC", "C-", ("T", "")),
+        (("T", ""), "", "N-", ("T", "")),
+        # what could be shown has become less meanwhile
+        (("P", "P"), "T", "T-", ("P", "")),
+        (("T", "C"), "TAC", "T-", ("T", "")),
+    ],
+)
+def test_every_transition(before: tuple[str, str], usable: str, event: str, after: tuple[str, str]) -> None:
+    state, kind = Credentials(LETTERS[before[0]], kinds(before[1])), LETTERS[event[0]]
+    if event[1] == "+":
+        state = state.accepted(kind)
+    else:
+        state = state.refused(kind, kinds(usable), event[1] == "!")
+    assert state == Credentials(LETTERS[after[0]], kinds(after[1]))
 
 
 def test_when_all_were_refused_all_are_tried_again() -> None:
-    state = Credentials()
+    state, usable = Credentials(), kinds("TACP")
     for expected in (T, C, P, T, C):
-        assert state.choose(ORDER) is expected
-        state = state.refused(expected, ORDER)
-    assert Credentials().refused(T, (T,)).rejected == frozenset()
-    assert Credentials().refused(N, ()).rejected == frozenset()
-
-
-@pytest.mark.parametrize(("kind", "phrase"), [(T, "tok"), (C, "roots"), (P, "cert.pem"), (N, "put a valid token")])
-def test_advice_names_what_to_look_at(kind: Kind, phrase: str) -> None:
-    assert phrase in advice(kind, "tok", "cert.pem")
-
-
-@given(st.lists(st.tuples(st.sets(st.sampled_from(ORDER)), st.booleans())))
-def test_only_usable_credentials_are_ever_chosen_and_none_is_forgotten(steps: list[tuple[set[Kind], bool]]) -> None:
+        assert state.choose(usable) is expected
+        state = state.refused(expected, usable)
     state = Credentials()
-    for usable, good in steps:
+    for expected in (T, A, C, T):
+        assert state.choose(usable) is expected
+        state = state.refused(expected, usable, certificate=expected in (T, C))
+
+
+@pytest.mark.parametrize(
+    ("kind", "certificate", "phrase"),
+    [
+        (T, False, "tok"),
+        (A, False, "tok"),
+        (T, True, "cert.pem"),
+        (C, True, "roots"),
+        (P, False, "cert.pem"),
+        (N, False, "put a valid token"),
+    ],
+)
+def test_advice_names_what_to_look_at(kind: Kind, certificate: bool, phrase: str) -> None:
+    assert phrase in advice(kind, "tok", "cert.pem", certificate)
+
+
+@given(
+    st.lists(st.tuples(st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from("+-!"))),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()).filter(any),
+)
+def test_whatever_has_happened_what_the_ca_believes_is_found(
+    steps: list[tuple[tuple[bool, bool, bool], str]], believed: tuple[bool, bool, bool]
+) -> None:
+    state = Credentials()
+    for there, event in steps:
+        usable = found(*there)
         choice = state.choose(usable)
         assert choice in usable or (choice is N and not usable)
-        state = state.accepted(choice) if good else state.refused(choice, usable)
-    seen = set()
+        state = state.accepted(choice) if event == "+" else state.refused(choice, usable, event == "!")
+    token, own, provisioned = believed
     for _ in range(2 * len(ORDER)):
-        seen.add(choice := state.choose(ORDER))
-        state = state.refused(choice, ORDER)
-    assert seen == set(ORDER), "every credential gets its turn"
+        choice = state.choose(ORDER)
+        # A certificate that is not believed ends the connection; beside one that is, a token need not be.
+        ended = (choice in (T, P) and not provisioned) or (choice is C and not own)
+        if not ended and (choice is not A or token):
+            return
+        state = state.refused(choice, ORDER, ended)
+    raise AssertionError(f"it was not found, with {state}")

@@ -7,7 +7,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from agent.config import IdentityConfig, PeerConfig
-from agent.errors import ConfigError
 from agent.identity import keys
 
 BASE = IdentityConfig("spiffe://td/ns/n/sa/s", PeerConfig(("ca:1",), False, "", "ca"))
@@ -30,15 +29,6 @@ def test_kind_size_and_encoding(changes: dict[str, Any], label: str, kind: type,
     key = serialization.load_pem_private_key(pem, None)
     assert isinstance(key, kind)
     assert key.key_size == bits  # type: ignore[union-attr]
-
-
-def test_a_weak_key_is_never_made() -> None:
-    weak = replace(BASE, rsa_key_size=1024)
-    with pytest.raises(ConfigError, match="2048"):
-        keys.generate(weak)
-    with pytest.raises(ConfigError, match="2048"):
-        keys.pregenerate(weak).result(10)
-    keys.check(replace(weak, ecdsa=True))
 
 
 def test_a_key_is_made_in_the_background() -> None:

@@ -1,7 +1,7 @@
 from agent.identity.trust import MAX_FORMER, Trust
 from tests.fakes.ca import Root
 
-A, B, C = (Root(name).pem for name in "abc")
+A, B, C = (Root(name).pem.strip() for name in "abc")
 
 
 def merged(*roots: bytes) -> bytes:

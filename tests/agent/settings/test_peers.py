@@ -245,7 +245,7 @@ def test_several_endpoints_each_with_its_own_name() -> None:
     assert c.xds.plane.addresses == ("srv+_xds._tcp.example", "a:15012", "b:15012")
     assert c.xds.plane.server_name == ""
     assert c.identity is not None
-    assert (c.identity.ca.addresses, c.identity.ca.server_name) == (("a:15012",), "a")
+    assert (c.identity.ca.addresses, c.identity.ca.server_name) == (("a:15012", "b:15012"), "")
     assert make(proxy={"discoveryAddress": "a:1,b:1"}, env={"ISTIOD_SAN": "x"}).xds.plane.server_name == "x"
 
 
@@ -253,3 +253,55 @@ def test_srv_records_do_not_say_where_the_ca_is() -> None:
     with pytest.raises(ConfigError, match="CA_ADDR must be set"):
         make(proxy={"discoveryAddress": "srv+x"})
     assert ca(proxy={"discoveryAddress": "srv+x"}, env={"CA_ADDR": "ca:15012"}).addresses == ("ca:15012",)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "used", "plaintext"),
+    [
+        ("a:15010", ("a:15010",), True),
+        ("a:15010,b:15010", ("a:15010", "b:15010"), True),
+        ("a:15010,b:15012", ("b:15012",), False),
+    ],
+)
+def test_of_several_cas_none_is_asked_in_the_clear_while_another_need_not_be(
+    addresses: str, used: tuple[str, ...], plaintext: bool
+) -> None:
+    identity = make(proxy={"discoveryAddress": addresses}).identity
+    assert identity is not None
+    assert (identity.ca.addresses, identity.ca.plaintext) == (used, plaintext)
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        ({"WORKLOAD_RSA_KEY_SIZE": "1024"}, "WORKLOAD_RSA_KEY_SIZE is 1024; an RSA key needs 2048 to 16384 bits"),
+        ({"WORKLOAD_RSA_KEY_SIZE": "65536"}, "WORKLOAD_RSA_KEY_SIZE is 65536; an RSA key needs 2048 to 16384 bits"),
+        ({"TRUST_DOMAIN": "dömäne"}, "must be ASCII; the identity would be 'spiffe://dömäne/ns/demo/sa/app'"),
+        (
+            {"CA_ADDR": "https://ca:443"},
+            "CA_ADDR 'https://ca:443' is not usable: it must be host:port without a scheme",
+        ),
+    ],
+)
+def test_what_could_never_get_a_certificate_is_refused_before_envoy_runs(env: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        make(env=env)
+    assert sentence in str(e.value)
+
+
+def test_the_size_of_keys_that_are_not_made_does_not_matter() -> None:
+    assert make(env={"WORKLOAD_RSA_KEY_SIZE": "1024", "ECC_SIGNATURE_ALGORITHM": "ECDSA"}).identity is not None
+
+
+def test_the_compliance_policy_holds_for_our_own_connections() -> None:
+    c = make(env={"COMPLIANCE_POLICY": "pqc"})
+    assert c.identity is not None
+    assert (c.identity.ca.policy, c.xds.plane.policy) == ("pqc", "pqc")
+
+
+def test_workload_credentials_do_without_the_provisioned_ones() -> None:
+    metadata = {"ISTIO_META_TLS_CLIENT_ROOT_CERT": ROOT}
+    c = make(env={"PROV_CERT": "./prov"}, files=SPIFFE, proxy={"proxyMetadata": metadata})
+    assert c.identity is None
+    with pytest.raises(ConfigError, match="exclude each other"):
+        make(env={"PROV_CERT": "./prov", "FILE_MOUNTED_CERTS": "true"})
