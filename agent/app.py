@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from agent.dns.server import DnsServer
     from agent.envoy.supervisor import Supervisor
+    from agent.identity.fetcher import MachineToken
     from agent.identity.manager import IdentityManager
     from agent.sds.server import SdsServer
     from agent.status.metrics import Registry
@@ -140,12 +141,17 @@ class App:
             from agent.sds.outputs import Outputs
 
             yield "outputs", Outputs(config.sds, self.secret, self.recorder)
+        machine = self._machine()
+        if machine is not None:
+            yield "token", machine
         if config.identity is not None:
             yield "agent.identity.manager"
             from agent import exposition
             from agent.identity.manager import IdentityManager
 
-            self.identity = IdentityManager(config.identity, self.secret, self.identity_ready, self.recorder, key)
+            self.identity = IdentityManager(
+                config.identity, self.secret, self.identity_ready, self.recorder, key, machine
+            )
             if self.registry is not None:
                 exposition.identity(self.registry, self.identity)
             yield "identity", self.identity
@@ -176,6 +182,13 @@ class App:
             self.booted.xds_socket,
         )
         return self.xds
+
+    def _machine(self) -> "MachineToken | None":
+        if self.config.machine_token is None:
+            return None
+        from agent.identity.fetcher import MachineToken
+
+        return MachineToken(self.config.machine_token)
 
     def _health(self, config: HealthConfig) -> Component:
         from agent.health.monitor import HealthMonitor

@@ -105,8 +105,15 @@ class IdentityConfig:
     pkcs8: bool = False
     cert_signer: str = ""
     root_overlap: bool = True  # ROOT_OVERLAP: the CA's former roots stay trusted while certificates under them live
-    metadata_host: str = ""  # where a machine's token is fetched (CREDENTIAL_FETCHER_TYPE=GoogleComputeEngine)
-    audience: str = ""  # of that token: the trust domain
+
+
+@record
+class MachineTokenConfig:
+    """The identity token of a Google Compute Engine machine (CREDENTIAL_FETCHER_TYPE=GoogleComputeEngine)."""
+
+    host: str  # of the metadata server, host or host:port
+    audience: str  # the trust domain
+    path: str = "./var/run/secrets/tokens/istio-token"
 
 
 @record
@@ -355,5 +362,6 @@ class AgentConfig:
     proxyless: ProxylessConfig = ProxylessConfig()
     sources: Sources = Sources()
     health: HealthConfig | None = None  # None: the workload is not probed
+    machine_token: MachineTokenConfig | None = None  # None: somebody mounts the token, or there is none
     warnings: tuple[str, ...] = ()  # what was ignored or replaced while reading; log once logging is set up
     notes: tuple[str, ...] = ()  # what is tolerated without a word, for the debug log: unknown flags and fields

@@ -13,6 +13,7 @@ import re
 import ssl
 import time
 from functools import lru_cache
+from typing import Any
 
 from agent import logs, pem
 from agent.config import HttpProxy, PeerConfig
@@ -276,16 +277,21 @@ def read_token(path: str, now: float | None = None) -> str:
 
 
 def jwt_expiry(token: str) -> float | None:
-    """`exp` of a JWT in epoch seconds; None for an opaque token or a JWT without it. No signature is checked."""
+    """`exp` of a JWT in epoch seconds; None for an opaque token or a JWT without it."""
+    exp = jwt_claims(token).get("exp")
+    return float(exp) if isinstance(exp, int | float) and not isinstance(exp, bool) and abs(exp) < 1e15 else None
+
+
+def jwt_claims(token: str) -> dict[str, Any]:
+    """What a JWT says of itself, {} for an opaque token. No signature is checked."""
     parts = token.split(".")
     if len(parts) != 3:
-        return None
+        return {}
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (binascii.Error, ValueError, RecursionError):
-        return None
-    exp = claims.get("exp") if isinstance(claims, dict) else None
-    return float(exp) if isinstance(exp, int | float) and not isinstance(exp, bool) and abs(exp) < 1e15 else None
+        return {}
+    return claims if isinstance(claims, dict) else {}
 
 
 def about_certificate(error: RpcError) -> bool:

@@ -2,16 +2,20 @@
 
 import asyncio
 import os
+import random
 import time
 from urllib.parse import quote
 
 from agent import logs
 from agent import peer as peers
+from agent.backoff import Backoff
+from agent.config import MachineTokenConfig
 from agent.errors import AttemptError
 
 log = logs.scope("citadelclient")
 
 PERIOD = 300.0  # seconds between two looks at the token
+RETRY = Backoff(initial=1.0, cap=60.0, factor=2.0, jitter=0.2)  # while there is none
 MARGIN = 1500.0  # a token that expires within these seconds is replaced
 TIMEOUT = 5.0
 MAX_SIZE = 64 * 1024
@@ -19,24 +23,26 @@ PATH = "/computeMetadata/v1/instance/service-accounts/default/identity?audience=
 
 
 class MachineToken:
-    """Keeps `path` filled with the machine's token for `audience`; everybody else reads the file.
+    """Keeps the token file filled with the machine's token; everybody else reads it there."""
 
-    `host` is the metadata server, host or host:port.
-    """
-
-    def __init__(self, host: str, audience: str, path: str) -> None:
-        self._host = host
-        self._target = PATH.format(quote(audience, safe=""))
-        self._path = path
+    def __init__(self, config: MachineTokenConfig) -> None:
+        self._host = config.host
+        self._audience = config.audience
+        self._target = PATH.format(quote(config.audience, safe=""))
+        self._path = config.path
         self._lock = asyncio.Lock()
 
     def fresh(self, now: float) -> bool:
-        """The file holds a token that lives long enough."""
+        """The file holds a token that is for our audience and lives long enough: not one that somebody else left."""
         try:
-            expiry = peers.jwt_expiry(peers.read_token(self._path, now))
+            token = peers.read_token(self._path, now)
         except AttemptError:
             return False
-        return expiry is not None and expiry - now > MARGIN
+        expiry = peers.jwt_expiry(token)
+        return peers.jwt_claims(token).get("aud") == self._audience and expiry is not None and expiry - now > MARGIN
+
+    async def start(self) -> None:
+        """Nothing is bound."""
 
     async def refresh(self) -> None:
         """Fetch and write a new token if the present one is about to expire. Raises AttemptError(`token`)."""
@@ -46,12 +52,15 @@ class MachineToken:
 
     async def run(self) -> None:
         """Look every five minutes, until cancelled; a failure is logged, and found again by whoever needs the token."""
+        failures = 0
         while True:
-            await asyncio.sleep(PERIOD)
             try:
                 await self.refresh()
+                failures = 0
             except AttemptError as e:
                 log.warning("%s", e)
+                failures += 1
+            await asyncio.sleep(RETRY.delay(failures - 1, random.random()) if failures else PERIOD)
 
     def _replace(self) -> None:
         token = self._fetch()

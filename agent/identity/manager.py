@@ -49,6 +49,7 @@ class IdentityManager:
         readiness: Latest[Readiness],
         recorder: Recorder,
         key_future: Future[bytes] | None = None,
+        machine: MachineToken | None = None,
         *,
         clock: Callable[[], rotation.Moment] = _moment,
         tick: float = 5.0,
@@ -63,9 +64,7 @@ class IdentityManager:
         self._usual = self._patience = usual
         self._client = CaClient(config)
         self._credentials = Credentials()
-        self._machine = (
-            MachineToken(config.metadata_host, config.audience, config.ca.token_file) if config.metadata_host else None
-        )
+        self._machine = machine
         self._trust = Trust()
         self._held: tuple[Secret, Kind] | None = None  # verified, but valid only later
         self._wake = asyncio.Event()
@@ -94,8 +93,6 @@ class IdentityManager:
             group.create_task(self._renew_for_ever(), name="identity-renewal")
             group.create_task(self._watch_clocks(), name="identity-clocks")
             group.create_task(self._keys.run(), name="identity-keys")
-            if self._machine is not None:
-                group.create_task(self._machine.run(), name="identity-token")
 
     def renew_now(self) -> None:
         """Ask for a new certificate at once; the one in use stays until the answer is verified."""

@@ -122,6 +122,7 @@ def load(
     return AgentConfig(
         node=node,
         identity=attempt(None, trust.identity),
+        machine_token=attempt(None, trust.machine_token),
         sds=trust.sds(),
         xds=XdsConfig(
             socket_path=f"{proxy['configPath']}/XDS",

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.config import HttpProxy, IdentityConfig, KeyProvider, NodeConfig, PeerConfig, SdsConfig
+from agent.config import HttpProxy, IdentityConfig, KeyProvider, MachineTokenConfig, NodeConfig, PeerConfig, SdsConfig
 from agent.durations import proto_nanos
 from agent.errors import ConfigError, FatalError
 from agent.record import record, replace
@@ -213,10 +213,6 @@ class Trust:
 
     def identity(self) -> IdentityConfig | None:
         """The section of the certificate manager, or None if there is nothing for it to do."""
-        fetcher = self.env.text("CREDENTIAL_FETCHER_TYPE", "JWT")
-        if fetcher not in ("", "JWT", GCE, "Mock"):
-            known = "JWT, GoogleComputeEngine or Mock"
-            raise ConfigError(f"CREDENTIAL_FETCHER_TYPE {fetcher!r} is not supported: use {known}")
         ca = self.certificate_authority()
         if ca is None:
             return None
@@ -241,9 +237,22 @@ class Trust:
             pkcs8=self.env.flag("PKCS8_KEY", False),
             cert_signer=self.env.text("ISTIO_META_CERT_SIGNER"),
             root_overlap=self.env.flag("ROOT_OVERLAP", True),
-            metadata_host=self.env.text("GCE_METADATA_HOST", METADATA_HOST) if fetcher == GCE else "",
-            audience=self.node.trust_domain,
         )
+
+    def machine_token(self) -> MachineTokenConfig | None:
+        """Where the token for CA and control plane is fetched, None if somebody mounts it."""
+        fetcher = self.env.text("CREDENTIAL_FETCHER_TYPE", "JWT")
+        if fetcher not in ("", "JWT", GCE, "Mock"):
+            known = "JWT, GoogleComputeEngine or Mock"
+            raise ConfigError(f"CREDENTIAL_FETCHER_TYPE {fetcher!r} is not supported: use {known}")
+        if fetcher != GCE:
+            return None
+        host = self.env.text("GCE_METADATA_HOST") or METADATA_HOST
+        try:
+            split_address(host if ":" in host.rpartition("]")[2] else f"{host}:80")
+        except ValueError as e:
+            raise ConfigError(f"GCE_METADATA_HOST {host!r} is not usable: {e}") from None
+        return MachineTokenConfig(host, self.node.trust_domain)
 
     def sds(self) -> SdsConfig:
         """The section of the SDS server."""

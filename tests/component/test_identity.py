@@ -438,17 +438,12 @@ def test_a_refused_token_gives_way_to_the_provisioned_certificate_which_is_remem
     asyncio.run(main())
 
 
-def test_a_constant_token_and_a_machines_token(world: World) -> None:
+def test_a_constant_token(world: World) -> None:
     async def main() -> None:
         world.reconfigure(token="test_token", token_file="/nonexistent")
         async with running(world):
             await world.issued()
         assert world.ca.calls[0].metadata["authorization"] == "Bearer test_token"
-        # Nobody plays the metadata server: the request is not made, and the sentence says why.
-        world.reconfigure(token="", metadata_host="127.0.0.1:1", audience="td")
-        async with running(world):
-            assert "metadata server 127.0.0.1:1" in await world.failure()
-        assert len(world.ca.calls) == 1
 
     asyncio.run(main())
 

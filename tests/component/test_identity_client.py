@@ -1,8 +1,6 @@
 """What the CA is shown, how often it is asked, and what is made of its refusals: the manager against real TLS."""
 
 import asyncio
-import base64
-import json
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -14,17 +12,19 @@ from typing import Any
 import grpc
 import pytest
 
-from agent.config import IdentityConfig, PeerConfig
+from agent.config import IdentityConfig, MachineTokenConfig, PeerConfig
 from agent.errors import AttemptError
 from agent.events import Recorder
 from agent.identity import certs, keys
 from agent.identity.client import WAITS, CaClient, Denied, Late
 from agent.identity.credentials import Kind
+from agent.identity.fetcher import MachineToken
 from agent.identity.manager import IdentityManager
 from agent.latest import Latest
 from agent.model import Readiness, Secret
 from tests.fakes.ca import SERVER_NAME, Call, Deny, FakeCa, Root
 from tests.fakes.front import TlsFront, write_pair
+from tests.fakes.metadata import Metadata, jwt
 from tests.fakes.waiting import eventually
 
 SPIFFE = "spiffe://cluster.local/ns/demo/sa/app"
@@ -155,11 +155,6 @@ def test_what_the_server_says_of_its_own_deadline_is_not_ours(tmp_path: Path) ->
     asyncio.run(main())
 
 
-def jwt(expires: float) -> str:
-    parts = [{"alg": "none"}, {"exp": expires}]
-    return ".".join([*(base64.urlsafe_b64encode(json.dumps(p).encode()).decode().rstrip("=") for p in parts), "c2ln"])
-
-
 def test_the_token_is_read_for_every_call_of_an_attempt(tmp_path: Path) -> None:
     async def main() -> None:
         with FakeCa(ROOT) as ca:
@@ -178,9 +173,7 @@ def test_the_token_is_read_for_every_call_of_an_attempt(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    ("later", "reason"), [(jwt(time.time() - 60), "token_expired"), ("", "token"), (None, "token")]
-)
+@pytest.mark.parametrize(("later", "reason"), [(jwt(-60), "token_expired"), ("", "token"), (None, "token")])
 def test_a_token_that_ends_between_two_calls_is_not_sent(tmp_path: Path, later: str | None, reason: str) -> None:
     async def main() -> None:
         with FakeCa(ROOT) as ca:
@@ -197,6 +190,37 @@ def test_a_token_that_ends_between_two_calls_is_not_sent(tmp_path: Path, later: 
                 await sign(make(tmp_path, ca.address))[1]
             assert e.value.reason == reason
             assert len(ca.calls) == 1
+
+    asyncio.run(main())
+
+
+def test_the_token_of_a_machine(tmp_path: Path) -> None:
+    async def main() -> None:
+        with FakeCa(ROOT, ttl=2.0) as ca, Metadata() as metadata:
+            config = make(tmp_path, ca.address)
+            (tmp_path / "token").unlink()
+            machine = MachineToken(MachineTokenConfig(metadata.host, "td", config.ca.token_file))
+            async with managing(config, machine=machine) as w:
+                first = await w.issued()
+                assert ca.calls[0].metadata["authorization"] == f"Bearer {metadata.answer[1]}"
+                # The metadata server is away when the token is about to end: the certificate in use does.
+                (tmp_path / "token").write_text(jwt(-60))
+                metadata.answer = (503, "")
+                await w.issued(first)
+                assert w.manager.status.value.credential == "certificate"
+
+    asyncio.run(main())
+
+
+def test_without_the_metadata_server_nothing_is_asked_for_and_the_sentence_says_why(tmp_path: Path) -> None:
+    async def main() -> None:
+        with FakeCa(ROOT) as ca:
+            config = make(tmp_path, ca.address)
+            (tmp_path / "token").unlink()
+            machine = MachineToken(MachineTokenConfig("127.0.0.1:1", "td", config.ca.token_file))
+            async with managing(config, machine=machine) as w:
+                assert "metadata server 127.0.0.1:1" in await w.failure()
+            assert ca.calls == []
 
     asyncio.run(main())
 

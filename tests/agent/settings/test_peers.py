@@ -215,12 +215,18 @@ def test_keys_and_lifetimes() -> None:
 
 
 def test_tokens_that_nobody_mounts() -> None:
-    plain = make(env={"TRUST_DOMAIN": "td"}).identity
-    assert plain is not None
-    assert (plain.metadata_host, plain.ca.token, plain.root_overlap) == ("", "", True)
-    machine = make(env={"CREDENTIAL_FETCHER_TYPE": "GoogleComputeEngine", "TRUST_DOMAIN": "td"}).identity
-    assert machine is not None
-    assert (machine.metadata_host, machine.audience) == ("169.254.169.254", "td")
+    plain = make(env={"TRUST_DOMAIN": "td"})
+    assert plain.identity is not None
+    assert (plain.machine_token, plain.identity.ca.token, plain.identity.root_overlap) == (None, "", True)
+    gce = {"CREDENTIAL_FETCHER_TYPE": "GoogleComputeEngine", "TRUST_DOMAIN": "td"}
+    for host, used in (("", "169.254.169.254"), ("metadata:8080", "metadata:8080")):
+        machine = make(env=gce | {"GCE_METADATA_HOST": host}).machine_token
+        assert machine is not None
+        assert (machine.host, machine.audience) == (used, "td")
+    with pytest.raises(ConfigError, match="GCE_METADATA_HOST 'host:abc' is not usable"):
+        make(env=gce | {"GCE_METADATA_HOST": "host:abc"})
+    # Who mounts certificates still shows a token to the control plane.
+    assert make(env=gce, files=CERTS).machine_token is not None
     mock = make(env={"CREDENTIAL_FETCHER_TYPE": "Mock", "CA_HEADER_X": "hidden", "ROOT_OVERLAP": "false"})
     assert mock.identity is not None
     assert (mock.identity.ca.token, mock.xds.plane.token) == ("test_token", "test_token")
