@@ -5,6 +5,8 @@ import os
 import re
 from collections.abc import Mapping
 
+from agent.sds import files
+
 # In the order in which they are replaced: key and chain change within one rename of each other.
 ROOT, KEY, CHAIN = NAMES = ("root-cert.pem", "key.pem", "cert-chain.pem")
 _TEMPORARY = re.compile(rf"(?:{'|'.join(map(re.escape, NAMES))})\.tmp\.([0-9]+)")
@@ -36,13 +38,33 @@ def replace(directory: str, contents: Mapping[str, bytes], mode: int) -> list[st
     return [os.path.basename(target) for _, target in staged]
 
 
-def clean(directory: str) -> None:
-    """Remove what agents that are gone left half-done: it may hold a key. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as found:
-        for entry in found:
-            made = _TEMPORARY.fullmatch(entry.name)
-            if made and (int(made[1]) == os.getpid() or not os.path.exists(f"/proc/{made[1]}")):
-                os.unlink(entry.path)
+def mend(directory: str) -> None:
+    """Finish or remove what agents that are gone left half-done: it may hold a key. Raises OSError.
+
+    Whoever was killed after the new key and before its chain has left a pair that no CA would accept from a VM.
+    """
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    key, chain = os.path.join(directory, KEY), os.path.join(directory, CHAIN)
+    for name in names:
+        made = _TEMPORARY.fullmatch(name)
+        if made is None or (int(made[1]) != os.getpid() and os.path.exists(f"/proc/{made[1]}")):
+            continue
+        left = os.path.join(directory, name)
+        if name.startswith(CHAIN) and _belong_together(left, key) and not _belong_together(chain, key):
+            os.replace(left, chain)
+        else:
+            os.unlink(left)
+
+
+def _belong_together(chain: str, key: str) -> bool:
+    try:
+        files.load((chain, key))
+    except files.Unusable:
+        return False
+    return True
 
 
 def _holds(path: str, content: bytes, mode: int) -> bool:

@@ -35,7 +35,7 @@ class Outputs:
         for name in (PAIR, ROOT):
             self._store.subscribe(name)
         try:
-            outputfiles.clean(self._config.output_dir)
+            outputfiles.mend(self._config.output_dir)
         except OSError as e:
             self._failed(e)
         await self._write()

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.sds.outputfiles import CHAIN, KEY, NAMES, ROOT, clean, replace
+from agent.sds.outputfiles import CHAIN, KEY, NAMES, ROOT, mend, replace
+from tests.fakes.ca import Root
 
 FIRST = {ROOT: b"roots", KEY: b"key", CHAIN: b"chain"}
 
@@ -60,6 +61,21 @@ def test_what_a_dead_agent_left_goes_and_nothing_else(tmp_path: Path) -> None:
     ours, alive = f"{KEY}.tmp.{os.getpid()}", f"{KEY}.tmp.1"
     for name in (KEY, f"{KEY}.tmp.{gone}", ours, alive, f"{KEY}.tmp.x", f"mine.tmp.{gone}"):
         (tmp_path / name).write_bytes(b"")
-    clean(str(tmp_path))
+    mend(str(tmp_path))
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([KEY, alive, f"{KEY}.tmp.x", f"mine.tmp.{gone}"])
-    clean(str(tmp_path / "not there"))
+    mend(str(tmp_path / "not there"))
+
+
+@pytest.mark.parametrize("killed", ["before the key", "between key and chain", "after the chain"])
+def test_after_a_kill_key_and_chain_belong_together(tmp_path: Path, killed: str) -> None:
+    root, gone = Root(), 4_194_304
+    (old_key, old_chain), (new_key, new_chain) = root.workload("spiffe://x/y"), root.workload("spiffe://x/y")
+    replace(str(tmp_path), {KEY: old_key, CHAIN: old_chain}, 0o600)
+    for name, content in ((KEY, new_key), (CHAIN, new_chain)):
+        (tmp_path / f"{name}.tmp.{gone}").write_bytes(content)
+    renamed = {"before the key": [], "between key and chain": [KEY], "after the chain": [KEY, CHAIN]}[killed]
+    for name in renamed:
+        os.replace(tmp_path / f"{name}.tmp.{gone}", tmp_path / name)
+    mend(str(tmp_path))
+    pair = (old_key, old_chain) if killed == "before the key" else (new_key, new_chain)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict(zip((KEY, CHAIN), pair, strict=True))
