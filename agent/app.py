@@ -180,8 +180,13 @@ class App:
             self.announcements,
             self.services_up,
             self.booted.xds_socket,
+            self._own_pair,
         )
         return self.xds
+
+    def _own_pair(self) -> tuple[bytes, bytes] | None:
+        secret = self.secret.value
+        return None if secret is None or secret.not_after <= time.time() else (secret.key, secret.chain)
 
     def _machine(self) -> "MachineToken | None":
         if self.config.machine_token is None:

@@ -224,11 +224,8 @@ def _reason(e: Exception) -> str:
     return e.strerror if isinstance(e, OSError) and e.strerror else str(e).partition("\n")[0] or type(e).__name__
 
 
-def metadata(peer: PeerConfig, token: str | None = None) -> list[tuple[str, str]]:
-    """Call metadata: `clusterid`, the configured headers, and `authorization` from the token file, which is read now.
-
-    A token handed in replaces the file's; "" sends none. A missing or expired token: a warning, no header.
-    """
+def metadata(peer: PeerConfig, token: str) -> list[tuple[str, str]]:
+    """Call metadata: `clusterid`, the configured headers, and `authorization` with `token`, "" = none."""
     pairs: list[tuple[str, str]] = [("clusterid", peer.cluster_id)]
     for name, value in peer.headers.items():
         key = name.lower()
@@ -240,12 +237,6 @@ def metadata(peer: PeerConfig, token: str | None = None) -> list[tuple[str, str]
             pairs.append((key, base64.b64encode(value.encode()).decode().rstrip("=")))
         else:
             pairs.append((key, value))
-    if token is None:
-        try:
-            token = current_token(peer)
-        except AttemptError as e:
-            log.warning("%s; continuing without a token", e)
-            token = ""
     if token:
         pairs.append(("authorization", f"Bearer {token}"))
     return pairs

@@ -20,15 +20,20 @@ PATIENCE = 3.0  # seconds for the addresses of one name; without them the name i
 
 
 class Dialler:
-    """One per agent: what a stream learns about an endpoint counts for the next one."""
+    """One per agent: what a stream learns about an endpoint counts for the next one.
+
+    `own` gives our certificate (key PEM, chain PEM), None while there is none that is valid.
+    """
 
     def __init__(
         self,
         plane: PeerConfig,
+        own: Callable[[], tuple[bytes, bytes] | None] = lambda: None,
         look_up_srv: Callable[[str], Awaitable[list[Record]]] = srvlookup.look_up,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plane = plane
+        self._own = own
         self._look_up_srv = look_up_srv
         self._clock = clock
         self._endpoints = Endpoints()
@@ -82,6 +87,25 @@ class Dialler:
             return itself
         ips = [f"[{where[0]}]" if family is socket.AF_INET6 else str(where[0]) for family, where in known]
         return [Candidate(f"{ip}:{port}", name, rank, weight) for ip in ips]
+
+    def identify(self, plane: PeerConfig) -> tuple[tuple[bytes, bytes] | None, str]:
+        """(client certificate, token) to show, the token "" if there is none.
+
+        Where istio's agent has nothing left to show, its token expired or gone, our own certificate tells who we are.
+        Raises AttemptError for a configured certificate that cannot be used.
+        """
+        token, pair = "", None if plane.plaintext else peer.read_client_pair(plane)
+        try:
+            token = peer.current_token(plane)
+            problem = "" if token else f"the token {plane.token_file} is empty"
+        except AttemptError as e:
+            problem = str(e)
+        if not token and pair is None and not plane.plaintext:
+            pair = self._own()
+        if problem:
+            others = "a certificate alone" if pair else "nothing that tells who we are"
+            log.warning("%s; the control plane is shown %s", problem, others)
+        return pair, token
 
     def answered(self, candidate: Candidate) -> None:
         """It gave a first response."""

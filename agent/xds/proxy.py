@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,7 @@ class XdsProxy:
         announcements: Latest[tuple[Announcement, ...]] | None = None,
         owners: asyncio.Event | None = None,
         listener: socket.socket | None = None,
+        own: Callable[[], tuple[bytes, bytes] | None] = lambda: None,
     ) -> None:
         wanted = ((wire.NAME_TABLE, config.subscribe_names), (wire.TRUST_BUNDLE, config.subscribe_trust))
         self._handlers = {type_url: handlers[type_url] for type_url, on in wanted if on}
@@ -64,7 +65,7 @@ class XdsProxy:
         self._announcements = announcements or Latest(())
         self._keeper = Keeper(config.cache, status, recorder)
         self._trimmer = HeapTrimmer()
-        self._dialler = Dialler(config.plane)
+        self._dialler = Dialler(config.plane, own)
         self.ledger = Ledger()
         self._common = Common(
             config,

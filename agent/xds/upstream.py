@@ -79,8 +79,10 @@ class Upstream:
     async def _talk(self, group: asyncio.TaskGroup, candidate: Candidate, plane: PeerConfig) -> Ending:
         """Dial, converse until the stream ends, and hang up."""
         try:
-            async with await peer.open_link(plane, candidate.address) as self._link:
-                call = self._link.call(self._flavour.value, peer.metadata(plane))
+            pair, token = self._dialler.identify(plane)
+            bare = replace(plane, key_file="", cert_file="")
+            async with await peer.open_link(bare, candidate.address, pair) as self._link:
+                call = self._link.call(self._flavour.value, peer.metadata(plane, token))
                 writer = group.create_task(self._write(call), name=f"xds requests to {candidate.address}")
                 try:
                     return await self._read(call, candidate)

@@ -170,18 +170,14 @@ def test_a_valid_certificate_with_another_key_is_an_error(tmp_path: Path) -> Non
 
 
 def test_metadata_carries_cluster_headers_and_token(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(" abc \n")
     headers = {"X-Tenant": "a=b=c", "bad header": "x", "x-bad": "é", "x-data-bin": "raw", "grpc-timeout": "1S"}
     c = config(tmp_path, cluster_id="east", headers=headers)
-    assert peer.metadata(c) == [
+    assert peer.metadata(c, "abc") == [
         ("clusterid", "east"),
         ("x-tenant", "a=b=c"),
         ("x-data-bin", "cmF3"),
         ("authorization", "Bearer abc"),
     ]
-    (tmp_path / "token").write_text("def")
-    assert ("authorization", "Bearer def") in peer.metadata(c)
-    assert ("authorization", "Bearer given") in peer.metadata(c, "given")
     assert "authorization" not in dict(peer.metadata(c, ""))
 
 
@@ -191,13 +187,35 @@ def jwt(claims: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b" \n", b"\xff\xfe", b"two\nlines", jwt({"exp": 1000}).encode()],
-    ids=["missing", "empty", "blank", "binary", "lines", "expired"],
-)  # fmt: skip
-def test_a_useless_token_is_not_sent(tmp_path: Path, content: bytes | None) -> None:
+    ("content", "reason"),
+    [
+        (None, "token"),
+        (b"\xff\xfe", "token"),
+        (b"two\nlines", "token"),
+        (jwt({"exp": 1000}).encode(), "token_expired"),
+    ],
+    ids=["missing", "binary", "lines", "expired"],
+)
+def test_a_useless_token_is_a_sentence(tmp_path: Path, content: bytes | None, reason: str) -> None:
     if content is not None:
         (tmp_path / "token").write_bytes(content)
-    assert "authorization" not in dict(peer.metadata(config(tmp_path)))
+    with pytest.raises(AttemptError) as e:
+        peer.current_token(config(tmp_path))
+    assert e.value.reason == reason
+    assert str(tmp_path / "token") in str(e.value)
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_empty_token_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "token").write_text(content)
+    assert peer.current_token(config(tmp_path)) == ""
+
+
+def test_a_token_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
+    for content in (" abc \n", "def"):
+        (tmp_path / "token").write_text(content)
+        assert peer.current_token(config(tmp_path)) == content.strip()
+    assert peer.current_token(config(tmp_path, token="constant")) == "constant"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ import pytest
 from agent.xds.wire import Flavour
 from tests.component.test_xds import CDS, opened, request, response
 from tests.fakes.ads_client import peer_config, relaying
+from tests.fakes.ca import Root
+from tests.fakes.front import TlsFront
+from tests.fakes.metadata import jwt
 from tests.fakes.plane import Authority, FakePlane
 
 REFUSED = "127.0.0.1:1"
@@ -182,5 +185,29 @@ def test_a_control_plane_that_has_nothing_to_say_is_left_alone(tmp_path):
             await envoy.receive()
             assert relay.status.value.connected
             await envoy.close()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("token", ["gone", "expired", "empty", "good"])
+@pytest.mark.parametrize("own", [True, False])
+def test_our_own_certificate_stands_in_for_a_token_that_cannot_be_used(tmp_path, token, own):
+    async def go():
+        root = Root()
+        mine = root.workload("spiffe://cluster.local/ns/demo/sa/app") if own else None
+        async with FakePlane() as plane, TlsFront(root, plane.address, root) as front:
+            config = replace(peer_config(tmp_path, None, front.address), plaintext=False)
+            (tmp_path / "root.pem").write_bytes(root.pem)
+            content = {"gone": None, "expired": jwt(-5), "empty": "", "good": jwt(60)}[token]
+            if content is None:
+                (tmp_path / "token").unlink()
+            else:
+                (tmp_path / "token").write_text(content)
+            async with relaying(tmp_path, config, own=lambda: mine) as relay:
+                envoy, stream = await opened(relay, plane)
+                await envoy.close()
+            shown = "spiffe://cluster.local/ns/demo/sa/app" if own and token != "good" else ""
+            assert [identity for identity, _ in front.shown] == [shown]
+            assert stream.metadata.get("authorization") == (f"Bearer {content}" if token == "good" else None)
 
     asyncio.run(go())

@@ -1,7 +1,7 @@
 """Envoy's side of ADS for tests, and a proxy under test between it and a fake control plane."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +103,7 @@ async def relaying(
     authority: Authority | None = None,
     flavour: Flavour = Flavour.DELTA,
     handlers: Mapping[str, Handler] | None = None,
+    own: Callable[[], tuple[bytes, bytes] | None] = lambda: None,
     **changes: object,
 ) -> AsyncIterator[Relay]:
     """A proxy between the fake plane and `Relay.envoy()`; `changes` go into its XdsConfig."""
@@ -110,7 +111,7 @@ async def relaying(
     # Not to wait for a control plane that is not there, unless the test is about that.
     config = replace(XdsConfig(socket_path=str(folder / "proxy/XDS"), plane=peer), **{"hold": 0.0, **changes})
     relay = Relay(config, Latest(XdsStatus()), Recorder(), flavour, Latest(()))
-    proxy = XdsProxy(config, relay.status, handlers or {}, relay.recorder, relay.announcements)
+    proxy = XdsProxy(config, relay.status, handlers or {}, relay.recorder, relay.announcements, own=own)
     await proxy.start()
     serving = asyncio.create_task(proxy.run(), name="proxy under test")
     try:
