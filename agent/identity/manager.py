@@ -19,6 +19,7 @@ from agent.identity.client import CaClient, Denied, Late
 from agent.identity.credentials import Credentials, Kind, found
 from agent.identity.fetcher import MachineToken
 from agent.identity.journal import Calls, Journal, RenewalStatus
+from agent.identity.renewal import Renewal, Use, remaining
 from agent.identity.spare import KeySupply
 from agent.identity.trust import Trust
 from agent.latest import Latest
@@ -61,12 +62,11 @@ class IdentityManager:
         self._keys = KeySupply(config, key_future)
         self._clock = clock
         self._tick = tick
-        self._usual = self._patience = usual
+        self._renewal = Renewal(config.grace_ratio, config.grace_jitter, usual)
         self._client = CaClient(config)
         self._credentials = Credentials()
         self._machine = machine
         self._trust = Trust()
-        self._held: tuple[Secret, Kind] | None = None  # verified, but valid only later
         self._wake = asyncio.Event()
 
     @property
@@ -137,53 +137,41 @@ class IdentityManager:
 
     async def _step(self) -> float:
         """One move towards the next certificate; seconds until the following one."""
-        now = self._clock().wall
-        if self._held is not None and self._held[0].not_before <= now:
-            (secret, kind), self._held = self._held, None
-            if now < secret.not_after:
-                return self._use(replace(secret, created=now), kind)
+        action = self._renewal.due(self._secret.value, self._clock().wall)
+        if isinstance(action, Use):
+            return self._use(action)
         try:
-            secret, kind = await self._obtain()
+            secret, kind = await self._obtain(action.deadline)
         except AttemptError as e:
             return self._failed(e)
-        if secret.not_before > self._clock().wall:
-            return self._hold(secret, kind)
-        return self._use(secret, kind)
+        answer = self._renewal.answered(secret, kind, self._clock().wall)
+        return self._hold(secret) if answer is None else self._use(answer)
 
-    def _use(self, secret: Secret, kind: Kind) -> float:
-        current, self._held = self._secret.value, None
+    def _use(self, action: Use) -> float:
+        secret, current, now = action.secret, self._secret.value, self._clock().wall
         until = current.not_after if current is not None and self._config.root_overlap else 0.0
         if self._trust.issued not in (b"", secret.roots):
             self._journal.rerooted()
-        self._trust = self._trust.answered(secret.roots, until).at(self._clock().wall)
+        self._trust = self._trust.answered(secret.roots, until).at(now)
         self._publish(secret)
-        wait = max(rotation.EARLIEST, self._delay(secret, random.uniform(-1.0, 1.0)))
-        self._journal.issued(secret, current is None, kind.value, wait)
+        wait = self._renewal.used(secret, now, random.random()).seconds
+        self._journal.issued(secret, current is None, action.kind.value, wait)
         return wait
 
-    def _hold(self, secret: Secret, kind: Kind) -> float:
-        if self._held is None or secret.not_before < self._held[0].not_before:
-            self._held = (secret, kind)
-        until = self._held[0].not_before
-        self._journal.held(until)
+    def _hold(self, secret: Secret) -> float:
+        assert self._renewal.held is not None
+        self._journal.held(self._renewal.held.not_before)
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(secret.not_before))
         what = f"the CA's certificate is valid only from {since} on and is held until then"
         return self._failed(AttemptError("not_yet_valid", f"{what}; compare the clocks of this host and the CA"))
 
     def _failed(self, e: AttemptError) -> float:
-        now, remaining = self._clock().wall, self._remaining()
-        wait = rotation.retry(self.status.value.failures + 1, remaining, random.random())
-        if self._held is not None:
-            wait = rotation.hold(max(0.0, self._held[0].not_before - now), remaining, wait)
-        self._journal.failed(e, now, wait, remaining)
+        current, now = self._secret.value, self._clock().wall
+        wait = self._renewal.failed(current, now, random.random(), isinstance(e, Late)).seconds
+        self._journal.failed(e, now, wait, remaining(current, now))
         return wait
 
-    def _delay(self, secret: Secret, uniform: float) -> float:
-        """Seconds until the rotation point."""
-        ratio, jitter = self._config.grace_ratio, self._config.grace_jitter
-        return rotation.delay(secret.created, secret.not_after, self._clock().wall, ratio, jitter, uniform)
-
-    async def _obtain(self) -> tuple[Secret, Kind]:
+    async def _obtain(self, deadline: float) -> tuple[Secret, Kind]:
         """One certificate, verified, and the credential that got it. Raises AttemptError."""
         key = await self._keys.take()
         csr = certs.request(key, self._config.spiffe_id)
@@ -191,7 +179,6 @@ class IdentityManager:
         kind = self._credentials.choose(usable)
         current = self._secret.value
         own = (current.key, current.chain) if kind is Kind.CERTIFICATE and current is not None else None
-        deadline = rotation.patience(self._remaining(), self._patience)
         began, good = self._clock().mono, False
         try:
             chain = await self._client.sign(csr, kind, own, deadline)
@@ -200,13 +187,9 @@ class IdentityManager:
         except Denied as e:
             self._credentials = self._credentials.refused(kind, usable, e.certificate)
             raise
-        except Late:
-            self._patience = rotation.longer(self._patience)
-            raise
         finally:
             self._journal.calls.add(self._clock().mono - began, good)
         self._credentials = self._credentials.accepted(kind)
-        self._patience = self._usual
         return secret, kind
 
     async def _verify(self, chain: list[str], key: bytes) -> Secret:
@@ -249,8 +232,7 @@ class IdentityManager:
         return usable
 
     def _remaining(self) -> float | None:
-        current = self._secret.value
-        return None if current is None else current.not_after - self._clock().wall
+        return remaining(self._secret.value, self._clock().wall)
 
     def _publish(self, secret: Secret) -> None:
         """Put `secret` into use with all roots that are trusted now."""
@@ -291,9 +273,7 @@ class IdentityManager:
             now = self._clock()
             if jump := rotation.jumped(before, now):
                 self._journal.jumped(jump)
-                current = self._secret.value
-                # Not valid on the new time, or past its rotation point: everything else can wait for its date.
-                if current is None or now.wall < current.not_before or not self._delay(current, 0.0):
+                if self._renewal.overtaken(self._secret.value, now.wall):
                     self.renew_now()
             before = now
 

@@ -85,52 +85,9 @@ def test_hold(begins: float, remaining: float | None, retry: float, wait: float)
     assert rotation.hold(begins, remaining, retry) == wait
 
 
-def simulate(lifetime: float, outages: list[tuple[float, float]], until: float) -> tuple[list[float], float]:
-    """Attempts of an agent on a fake clock, and for how long it had no valid certificate after the first.
-
-    The CA is away during `outages`; an attempt takes no time; jitter is in the middle.
-    """
-    now, created, failures, gap = 0.0, -1.0, 0, 0.0
-    attempts = []
-    while now < until:
-        attempts.append(now)
-        expires = created + lifetime
-        if any(begin <= now < end for begin, end in outages):
-            failures += 1
-            wait = rotation.retry(failures, None if created < 0 else expires - now, 0.5)
-        else:
-            gap += max(0.0, now - expires) if created >= 0 else 0.0
-            created, failures = now, 0
-            wait = max(rotation.EARLIEST, rotation.delay(created, created + lifetime, now, 0.5, 0.0, 0.0))
-        now += wait
-    return attempts, gap
-
-
-@pytest.mark.parametrize(
-    ("lifetime", "outages", "most_attempts", "longest_gap"),
-    [
-        (24 * HOUR, [], 15, 0.0),  # a week of quiet: one attempt every twelve hours
-        (24 * HOUR, [(0.0, 600.0)], 60, 0.0),  # the CA comes up ten minutes late
-        (24 * HOUR, [(HOUR, 11 * HOUR)], 15, 0.0),  # an outage between two renewals is not even noticed
-        (24 * HOUR, [(11 * HOUR, 23.9 * HOUR)], 1500, 0.0),  # back six minutes before expiry: no gap
-        (24 * HOUR, [(11 * HOUR, 30 * HOUR)], 6000, 12.0),  # back after expiry: a gap of seconds once it is back
-        (24 * HOUR, [(i * 100.0, i * 100.0 + 50.0) for i in range(6048)], 50, 0.0),  # it flaps for a week
-        (10.0, [(4.0, 9.5)], 200_000, 0.0),
-        (2.0, [(0.9, 1.5)], 700_000, 0.0),
-    ],
-)
-def test_life_on_a_fake_clock(
-    lifetime: float, outages: list[tuple[float, float]], most_attempts: int, longest_gap: float
-) -> None:
-    until = 7 * 24 * HOUR if lifetime > 60 else 24 * HOUR
-    attempts, gap = simulate(lifetime, outages, until)
-    back = max((end for _, end in outages), default=0.0)
-    assert len(attempts) <= most_attempts
-    if longest_gap:
-        # Valid until 24 h + 0, away until 30 h: the gap is the outage's, plus at most one wait.
-        assert gap <= back - 24 * HOUR + longest_gap
-    else:
-        assert gap == 0.0
+@pytest.mark.parametrize(("patience", "later"), [(20, 40), (40, 80), (80, 90), (90, 90), (100, 100)])
+def test_longer(patience: float, later: float) -> None:
+    assert rotation.longer(patience) == later
 
 
 @pytest.mark.parametrize(
