@@ -1,7 +1,8 @@
 """Thirty seconds of certificates that live two seconds, renewed every second, under real mTLS traffic and readers.
 
-The length is the point: thirty rotations on either side, while every request is a handshake of its own between two real
-Envoys. Nothing may fail, nobody may ever be given an expired certificate or half a file.
+The length is the point: thirty rotations on either side, while every request is a full handshake of its own between two
+real Envoys (no session is resumed: that would skip the certificates), each of which demands the other's identity.
+Nothing may fail, nobody may ever be given an expired certificate or half a file.
 """
 
 import asyncio
@@ -10,7 +11,6 @@ import math
 import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -40,7 +40,12 @@ TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 FILTER = "type.googleapis.com/envoy.extensions.filters.network."
 
 
-def tls(kind: str, **more: Any) -> dict[str, Any]:
+def spiffe(name: str) -> str:
+    return f"spiffe://cluster.local/ns/demo/sa/{name}"
+
+
+def tls(kind: str, peer: str, **more: Any) -> dict[str, Any]:
+    """One side of the mTLS connection; it accepts the identity of workload `peer` and no other."""
     api = {
         "api_type": "GRPC",
         "transport_api_version": "V3",
@@ -54,7 +59,9 @@ def tls(kind: str, **more: Any) -> dict[str, Any]:
     common = {
         "tls_certificate_sds_secret_configs": [secret("default")],
         "combined_validation_context": {
-            "default_validation_context": {},
+            "default_validation_context": {
+                "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": spiffe(peer)}}]
+            },
             "validation_context_sds_secret_config": secret("ROOTCA"),
         },
     }
@@ -88,7 +95,8 @@ def bootstrap(name: str, socket: str) -> dict[str, Any]:
     if name == "a":
         proxy = {"@type": FILTER + "tcp_proxy.v3.TcpProxy", "stat_prefix": "t", "cluster": "b"}
         chain: dict[str, Any] = {"filters": [{"name": "tcp", "typed_config": proxy}]}
-        clusters = [sds, {**endpoint("b", address(SERVER)), "transport_socket": tls("UpstreamTlsContext")}]
+        upstream = tls("UpstreamTlsContext", "b", max_session_keys=0)
+        clusters = [sds, {**endpoint("b", address(SERVER)), "transport_socket": upstream}]
     else:
         route = {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "hello"}}}
         manager = {
@@ -104,7 +112,13 @@ def bootstrap(name: str, socket: str) -> dict[str, Any]:
         }
         chain = {
             "filters": [{"name": "http", "typed_config": manager}],
-            "transport_socket": tls("DownstreamTlsContext", require_client_certificate=True),
+            "transport_socket": tls(
+                "DownstreamTlsContext",
+                "a",
+                require_client_certificate=True,
+                disable_stateless_session_resumption=True,
+                disable_stateful_session_resumption=True,
+            ),
         }
         clusters = [sds]
     listener = {"name": "l", **address(CLIENT if name == "a" else SERVER), "filter_chains": [chain]}
@@ -141,11 +155,10 @@ class Workload:
     def __init__(self, folder: Path, ca: FakeCa, name: str, ecdsa: bool) -> None:
         self.socket, self.output = str(folder / f"{name}.sock"), folder / f"{name}.out"
         peer = PeerConfig((ca.address,), False, str(folder / "root.pem"), SERVER_NAME, token_file=str(folder / "token"))
-        spiffe = f"spiffe://cluster.local/ns/demo/sa/{name}"
         self.secret: Latest[Secret | None] = Latest(None)
         self.readiness = Latest(Readiness(True))
         self.recorder = Recorder(4096)
-        config = IdentityConfig(spiffe, peer, ecdsa=ecdsa, output_dir=str(self.output))
+        config = IdentityConfig(spiffe(name), peer, ecdsa=ecdsa, output_dir=str(self.output))
         self.manager = IdentityManager(config, self.secret, self.readiness, self.recorder)
         self.server = SdsServer(SdsConfig(socket_path=self.socket), self.secret, self.recorder)
 
@@ -193,7 +206,7 @@ class Soak:
         return ", ".join(f"{count} {name}" for name, count in numbers.items()) + " two renames"
 
     async def traffic(self) -> None:
-        """Requests on a new connection each, hence a handshake each."""
+        """Requests on a new connection each, hence a full handshake each."""
         while self.going:
             try:
                 async with asyncio.timeout(10):
@@ -238,34 +251,32 @@ class Soak:
             await asyncio.sleep(0.1)
 
     def read(self, workload: Workload) -> None:
-        """A thread that reads OUTPUT_CERTS: whole files always, a pair at most one rename apart."""
-        apart = 0
+        """In a thread: reads OUTPUT_CERTS: whole files always, a pair at most one rename apart, under that root."""
+        apart: list[bytes] = []
         while self.going:
-            key, chain = ((workload.output / name).read_bytes() for name in ("key.pem", "cert-chain.pem"))
-            private = serialization.load_pem_private_key(key, None, unsafe_skip_rsa_key_validation=True)
-            matches = private.public_key() == x509.load_pem_x509_certificate(chain).public_key()
-            apart = 0 if matches else apart + 1
+            found = [(workload.output / name).read_bytes() for name in ("key.pem", "cert-chain.pem", "root-cert.pem")]
+            private = serialization.load_pem_private_key(found[0], None, unsafe_skip_rsa_key_validation=True)
+            leaf = x509.load_pem_x509_certificate(found[1])
+            leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(found[2]))
+            matches = private.public_key() == leaf.public_key()
+            if apart and not matches and found != apart:
+                self.failures.append("key and chain on disk did not match after the next rename either")
+                return
+            apart = [] if matches else found
             self.between += not matches
             self.reads += 1
-            if apart > 20:
-                self.failures.append("key and chain on disk do not match for 20 reads in a row")
-                return
             time.sleep(0.003)
 
     async def run(self) -> None:
-        threads = [threading.Thread(target=self.read, args=(w,)) for w in self.workloads]
-        for thread in threads:
-            thread.start()
         async with asyncio.TaskGroup() as group:
             for _ in range(3):
                 group.create_task(self.traffic())
             for workload in self.workloads:
                 group.create_task(self.rotate(workload))
                 group.create_task(self.visit(workload))
+                group.create_task(asyncio.to_thread(self.read, workload))
                 for _ in range(5):
                     group.create_task(self.follow(workload))
-        for thread in threads:
-            thread.join()
 
 
 async def scenario(folder: Path) -> None:
@@ -294,10 +305,12 @@ async def scenario(folder: Path) -> None:
         assert soak.failures == []
         assert soak.requests > 10 * SECONDS, soak.counts()
         assert soak.pushes > SECONDS * 5
+        assert soak.reads > SECONDS * 10, soak.counts()
         for name, found in after.items():
             assert found["errors"] == before[name]["errors"], f"handshakes of {name} failed: {found}"
             assert found["rejected"] == 0
-            assert found["handshakes"] - before[name]["handshakes"] >= soak.requests
+            assert found["resumed"] == 0, "a resumed session is no proof of a certificate"
+            assert found["handshakes"] - before[name]["handshakes"] == soak.requests
             assert found["updates"] >= SECONDS * 0.8
         print(f"soak held: {soak.counts()}, {after}")
 
@@ -308,6 +321,7 @@ def stats_of(name: str, found: dict[str, int]) -> dict[str, int]:
     bad = ("connection_error", "fail_verify_no_cert", "fail_verify_error", "fail_verify_san", "fail_verify_cert_hash")
     return {
         "handshakes": found[side + "handshake"],
+        "resumed": found[side + "session_reused"],
         "errors": sum(found.get(side + what, 0) for what in bad) + found.get("cluster.b.upstream_cx_connect_fail", 0),
         "updates": found["sds.default.update_success"],
         "rejected": sum(found.get(f"sds.{s}.update_rejected", 0) for s in ("default", "ROOTCA")),
