@@ -14,6 +14,8 @@ from tests.fakes.ca import SERVER_NAME, FakeCa, Root
 from tests.fakes.envoy import PROGRAM, stats, wait_for
 from tests.fakes.netns import Namespace
 
+CHECKOUT = str(Path(__file__).parents[2])  # what is tested, wherever the installed package comes from
+
 
 class World:
     """A context manager; `start` runs the agent and may be called again after it has ended."""
@@ -41,6 +43,7 @@ class World:
         }
         self.environ = {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": CHECKOUT,
             "POD_NAME": "app-1",
             "POD_NAMESPACE": "demo",
             "SERVICE_ACCOUNT": "app",
