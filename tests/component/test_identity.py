@@ -2,11 +2,8 @@
 
 import asyncio
 import base64
-import contextlib
 import json
 import socket
-import struct
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,9 +24,8 @@ from agent.identity.rotation import Moment
 from agent.latest import Latest
 from agent.model import Readiness, Secret
 from agent.protos import mesh_pb2
+from tests.fakes.answers import BAD, SPIFFE, issue, raw_listener
 from tests.fakes.ca import SERVER_NAME, Call, Deny, FakeCa, Root
-
-SPIFFE = "spiffe://cluster.local/ns/demo/sa/app"
 
 
 @dataclass
@@ -165,30 +161,6 @@ def test_ca_away_across_rotation_keeps_the_certificate_and_recovers(world: World
     asyncio.run(main())
 
 
-def other_leaf(ca: FakeCa, call: Call) -> list[str]:
-    return [ca.root.workload(SPIFFE)[1].decode(), ca.root.pem.decode()]
-
-
-def issue(ca: FakeCa, call: Call, uri: str = SPIFFE, ttl: float = 3600.0, not_before: float = -10.0) -> str:
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)] if uri else [x509.DNSName("app")]
-    return ca.root.issue(call.csr.public_key(), names, ttl, not_before).decode()
-
-
-BAD: dict[str, tuple[Callable[[FakeCa, Call], list[str]], str]] = {
-    "empty": (lambda ca, call: [], "0 certificates"),
-    "leaf only": (lambda ca, call: FakeCa.sign(ca, call)[:1], "1 certificates"),
-    "nonsense": (lambda ca, call: ["nonsense", "nonsense"], "parsed"),
-    "half a leaf": (lambda ca, call: [FakeCa.sign(ca, call)[0][:-60], ca.root.pem.decode()], "parsed"),
-    "no root": (lambda ca, call: [FakeCa.sign(ca, call)[0], "nothing"], "root"),
-    "other key": (other_leaf, "another key"),
-    "other identity": (lambda ca, call: [issue(ca, call, SPIFFE + "2"), ca.root.pem.decode()], "app2 instead of"),
-    "no identity": (lambda ca, call: [issue(ca, call, ""), ca.root.pem.decode()], "one SPIFFE URI"),
-    "expired": (lambda ca, call: [issue(ca, call, ttl=-5.0), ca.root.pem.decode()], "expired at"),
-    "future": (lambda ca, call: [issue(ca, call, not_before=600.0), ca.root.pem.decode()], "valid only from"),
-    "other root": (lambda ca, call: [FakeCa.sign(ca, call)[0], Root("other").pem.decode()], "does not chain"),
-}
-
-
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_answer_is_a_failed_attempt_with_a_sentence(world: World, name: str) -> None:
     async def main() -> None:
@@ -273,25 +245,6 @@ def test_without_overlap_the_new_roots_replace_the_former_ones_at_once(world: Wo
                 other.pem.decode(),
             ]
             assert (await world.issued(lambda s: s is not first)).roots == other.pem.strip()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_renewal_leaves_the_certificate_in_use(world: World, name: str) -> None:
-    async def main() -> None:
-        async with running(world):
-            first = await world.issued()
-            version = world.secret.version
-            world.ca.answer, expected = BAD[name]
-            world.manager.renew_now()
-            assert expected in await world.failure()
-            assert world.secret.value is first
-            assert world.secret.version == version
-            assert world.readiness.version == 0
-            world.ca.heal()
-            world.manager.renew_now()
-            assert matches(await world.issued(lambda s: s is not first))
 
     asyncio.run(main())
 
@@ -446,26 +399,6 @@ def test_a_constant_token(world: World) -> None:
         assert world.ca.calls[0].metadata["authorization"] == "Bearer test_token"
 
     asyncio.run(main())
-
-
-def raw_listener(behaviour: str) -> socket.socket:
-    """A port that resets, closes, or accepts and stays silent."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        with contextlib.suppress(OSError):
-            kept = []
-            while True:
-                connection, _ = listener.accept()
-                if behaviour == "reset":
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                if behaviour == "silent":
-                    kept.append(connection)
-                else:
-                    connection.close()
-
-    threading.Thread(target=serve, daemon=True).start()
-    return listener
 
 
 @pytest.mark.parametrize("behaviour", ["reset", "close", "silent"])

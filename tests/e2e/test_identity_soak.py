@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from agent.config import IdentityConfig, PeerConfig, SdsConfig
-from agent.events import Recorder
-from agent.identity.manager import IdentityManager
-from agent.latest import Latest
-from agent.model import Readiness, Secret
-from agent.sds.server import SdsServer
-from tests.fakes.ca import SERVER_NAME, Call, FakeCa
+from tests.fakes.ca import Call, FakeCa
 from tests.fakes.sds_client import SdsClient, secrets
+from tests.fakes.workload import Workload, spiffe
 
 ENVOY = Path(envoy.__file__).parent / "_bin" / "envoy"
 SECONDS = 30.0
@@ -38,10 +33,6 @@ CLIENT, SERVER = 10001, 10002
 ADMIN = {"a": 19001, "b": 19002}
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 FILTER = "type.googleapis.com/envoy.extensions.filters.network."
-
-
-def spiffe(name: str) -> str:
-    return f"spiffe://cluster.local/ns/demo/sa/{name}"
 
 
 def tls(kind: str, peer: str, **more: Any) -> dict[str, Any]:
@@ -149,32 +140,6 @@ def stats(name: str) -> dict[str, int]:
         return {key: int(value) for key, value in rows if value.isdigit()}
 
 
-class Workload:
-    """One agent: its manager, its secret server, the files that it writes."""
-
-    def __init__(self, folder: Path, ca: FakeCa, name: str, ecdsa: bool) -> None:
-        self.socket, self.output = str(folder / f"{name}.sock"), folder / f"{name}.out"
-        peer = PeerConfig((ca.address,), False, str(folder / "root.pem"), SERVER_NAME, token_file=str(folder / "token"))
-        self.secret: Latest[Secret | None] = Latest(None)
-        self.readiness = Latest(Readiness(True))
-        self.recorder = Recorder(4096)
-        config = IdentityConfig(spiffe(name), peer, ecdsa=ecdsa, output_dir=str(self.output))
-        self.manager = IdentityManager(config, self.secret, self.readiness, self.recorder)
-        self.server = SdsServer(SdsConfig(socket_path=self.socket), self.secret, self.recorder)
-
-    @asynccontextmanager
-    async def running(self) -> Any:
-        await self.manager.start()
-        await self.server.start()
-        tasks = [asyncio.ensure_future(part.run()) for part in (self.manager, self.server)]
-        try:
-            yield self
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
 def two_seconds(ca: FakeCa, call: Call) -> list[str]:
     now = time.time()
     names = list(call.csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
@@ -191,7 +156,8 @@ def check(chain: bytes, key: bytes) -> None:
 class Soak:
     """What is done to the two workloads, and what came of it."""
 
-    def __init__(self, workloads: list[Workload]) -> None:
+    def __init__(self, workloads: dict[Path, Workload]) -> None:
+        """`workloads` by the folders that they write their certificates to."""
         self.workloads = workloads
         self.end = time.monotonic() + SECONDS
         self.requests = self.pushes = self.visits = self.reads = self.between = 0
@@ -250,11 +216,11 @@ class Soak:
                 self.visits += 1
             await asyncio.sleep(0.1)
 
-    def read(self, workload: Workload) -> None:
+    def read(self, output: Path) -> None:
         """In a thread: reads OUTPUT_CERTS: whole files always, a pair at most one rename apart, under that root."""
         apart: list[bytes] = []
         while self.going:
-            found = [(workload.output / name).read_bytes() for name in ("key.pem", "cert-chain.pem", "root-cert.pem")]
+            found = [(output / name).read_bytes() for name in ("key.pem", "cert-chain.pem", "root-cert.pem")]
             private = serialization.load_pem_private_key(found[0], None, unsafe_skip_rsa_key_validation=True)
             leaf = x509.load_pem_x509_certificate(found[1])
             leaf.verify_directly_issued_by(x509.load_pem_x509_certificate(found[2]))
@@ -271,10 +237,10 @@ class Soak:
         async with asyncio.TaskGroup() as group:
             for _ in range(3):
                 group.create_task(self.traffic())
-            for workload in self.workloads:
+            for output, workload in self.workloads.items():
                 group.create_task(self.rotate(workload))
                 group.create_task(self.visit(workload))
-                group.create_task(asyncio.to_thread(self.read, workload))
+                group.create_task(asyncio.to_thread(self.read, output))
                 for _ in range(5):
                     group.create_task(self.follow(workload))
 
@@ -282,9 +248,10 @@ class Soak:
 async def scenario(folder: Path) -> None:
     with FakeCa() as ca, ExitStack() as proxies:
         ca.answer = two_seconds
-        (folder / "root.pem").write_bytes(ca.root.pem)
-        (folder / "token").write_text("t")
-        workloads = [Workload(folder, ca, "a", ecdsa=False), Workload(folder, ca, "b", ecdsa=True)]
+        outputs = {name: folder / f"{name}.out" for name in ADMIN}
+        workloads = [
+            Workload(folder, ca, name, ecdsa=name == "b", output_dir=str(output)) for name, output in outputs.items()
+        ]
         async with AsyncExitStack() as stack:
             for workload in workloads:
                 await stack.enter_async_context(workload.running())
@@ -293,7 +260,7 @@ async def scenario(folder: Path) -> None:
                 proxies.enter_context(proxy(folder, name, workload.socket))
             await until_served(folder)
             before = {name: stats_of(name, await asyncio.to_thread(stats, name)) for name in ADMIN}
-            soak = Soak(workloads)
+            soak = Soak(dict(zip(outputs.values(), workloads, strict=True)))
             await soak.run()
             after = {name: stats_of(name, await asyncio.to_thread(stats, name)) for name in ADMIN}
         for workload in workloads:

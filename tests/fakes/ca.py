@@ -116,7 +116,7 @@ class Deny(Exception):
         self.code, self.details = code, details
 
 
-Answer = Callable[["FakeCa", Call], list[str]]
+Answer = Callable[["FakeCa", Call], list[str] | bytes]  # the chain, or the bytes of the whole answer
 
 
 class FakeCa:
@@ -190,6 +190,8 @@ class FakeCa:
             chain = self.answer(self, call)
         except Deny as e:
             context.abort(e.code, e.details)
+        if isinstance(chain, bytes):
+            return chain
         return ca_pb2.CertificateResponse(cert_chain=chain).SerializeToString()
 
     def start(self) -> "FakeCa":
