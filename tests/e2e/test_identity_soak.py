@@ -7,7 +7,6 @@ Nothing may fail, nobody may ever be given an expired certificate or half a file
 
 import asyncio
 import json
-import math
 import os
 import subprocess
 import sys
@@ -22,13 +21,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from tests.fakes.ca import Call, FakeCa
+from tests.fakes.ca import FakeCa, lasting
 from tests.fakes.sds_client import SdsClient, secrets
 from tests.fakes.workload import Workload, spiffe
 
 ENVOY = Path(envoy.__file__).parent / "_bin" / "envoy"
 SECONDS = 30.0
-LIFE = 2.0  # of a certificate; X.509 knows whole seconds only, so up to one more
+LIFE = 2.0  # of a certificate, and up to one more
 CLIENT, SERVER = 10001, 10002
 ADMIN = {"a": 19001, "b": 19002}
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
@@ -140,13 +139,6 @@ def stats(name: str) -> dict[str, int]:
         return {key: int(value) for key, value in rows if value.isdigit()}
 
 
-def two_seconds(ca: FakeCa, call: Call) -> list[str]:
-    now = time.time()
-    names = list(call.csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    leaf = ca.root.issue(call.csr.public_key(), names, math.ceil(now + LIFE) - now)
-    return [leaf.decode(), ca.root.pem.decode()]
-
-
 def check(chain: bytes, key: bytes) -> None:
     leaf = x509.load_pem_x509_certificate(chain)
     assert leaf.public_key() == serialization.load_pem_private_key(key, None).public_key(), "another key"
@@ -247,7 +239,7 @@ class Soak:
 
 async def scenario(folder: Path) -> None:
     with FakeCa() as ca, ExitStack() as proxies:
-        ca.answer = two_seconds
+        ca.answer = lasting(LIFE)
         outputs = {name: folder / f"{name}.out" for name in ADMIN}
         workloads = [
             Workload(folder, ca, name, ecdsa=name == "b", output_dir=str(output)) for name, output in outputs.items()

@@ -2,7 +2,9 @@
 
 import datetime as dt
 import ipaddress
+import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass
@@ -119,6 +121,16 @@ class Deny(Exception):
 Answer = Callable[["FakeCa", Call], list[str] | bytes]  # the chain, or the bytes of the whole answer
 
 
+def lasting(seconds: float) -> Answer:
+    """The honest answer with a leaf that lives for `seconds` and up to one more: X.509 knows whole seconds only."""
+
+    def answer(ca: "FakeCa", call: Call) -> list[str]:
+        now = time.time()
+        return ca.sign(call, math.ceil(now + seconds) - now)
+
+    return answer
+
+
 class FakeCa:
     """A CA on 127.0.0.1; `answer` decides what each call gets and may raise Deny; `calls` keeps what it saw."""
 
@@ -148,11 +160,14 @@ class FakeCa:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def sign(self, call: Call) -> list[str]:
+    def sign(self, call: Call, ttl: float | None = None) -> list[str]:
         """The honest answer: [leaf, root] with the names of the request."""
         csr = call.csr
         names = list(csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-        return [self.root.issue(csr.public_key(), names, self.ttl).decode(), self.root.pem.decode()]
+        return [
+            self.root.issue(csr.public_key(), names, self.ttl if ttl is None else ttl).decode(),
+            self.root.pem.decode(),
+        ]
 
     def deny(self, code: grpc.StatusCode, times: int | None = None) -> None:
         """Refuse the next `times` calls (None: all until `heal`), then be honest."""
