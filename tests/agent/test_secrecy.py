@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import os, sys
+import ctypes, os, sys
 from agent import secrecy
 if sys.argv[1] == "hide":
     assert secrecy.hide_memory()
-print(len(os.listdir("/proc/self/fd")) > 0, open("/proc/self/stat").read() != "", flush=True)
+own = len(os.listdir("/proc/self/fd")) > 0, open("/proc/self/stat").read() != ""
+print(*own, ctypes.CDLL(None).prctl(secrecy.PR_GET_DUMPABLE), flush=True)
 sys.stdin.read(1)
 child = os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", "import ctypes; print(ctypes.CDLL(None).prctl(3))"])
 """
@@ -33,7 +34,7 @@ def start(word: str, folder: Path) -> "subprocess.Popen[str]":
 def test_no_core_is_dumped_and_own_proc_files_stay_readable(word: str, dumped: bool, tmp_path: Path) -> None:
     with start(word, tmp_path) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "True True\n"
+        assert process.stdout.readline() == f"True True {int(dumped)}\n"
         process.send_signal(signal.SIGABRT)
         _, status = os.waitpid(process.pid, 0)
         process.returncode = -signal.SIGABRT

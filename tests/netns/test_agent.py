@@ -1,5 +1,6 @@
 """The whole agent as a process: good days, and bad days with a sentence, an exit code and nothing left behind."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 from tests.fakes.agent import World
 from tests.fakes.envoy import alive, wait_for
+from tests.fakes.sds_client import SdsClient, secrets
 
 pytestmark = pytest.mark.root
 
@@ -316,11 +318,20 @@ def test_mounted_certificates_are_copied_and_followed(world: World) -> None:
     assert world.ca.calls == []
 
 
-def test_nobody_sees_a_key_or_a_token(world: World) -> None:
-    process = world.start(OUTPUT_CERTS=str(world.folder / "out"), CA_HEADER_SECRET="header-secret")
+@pytest.mark.parametrize("flags", [(), ("--log_output_level=all:debug",)], ids=["", "debug"])
+def test_nobody_sees_a_key_or_a_token(world: World, flags: tuple[str, ...]) -> None:
+    process = world.start("sidecar", *flags, OUTPUT_CERTS=str(world.folder / "out"), CA_HEADER_SECRET="header-secret")
     world.wait_ready()
     wait_for(lambda: command(world, "certs")[0] == 0, 20)
     key = (world.folder / "out/key.pem").read_text()
+
+    async def ask() -> None:
+        async with SdsClient(str(next(world.folder.rglob("workload-spiffe-uds/socket")))) as client:
+            response = (await client.ask("default"), await client.receive())[1]
+            assert secrets(response)["default"].tls_certificate.private_key.inline_bytes.decode() == key
+            await client.ask("default", nonce=response.nonce, error="refused")
+
+    asyncio.run(ask())
     proc = Path(f"/proc/{process.pid}")
     assert "token-1" not in proc.joinpath("cmdline").read_text() + proc.joinpath("environ").read_text()
     process.send_signal(signal.SIGUSR1)
@@ -329,6 +340,7 @@ def test_nobody_sees_a_key_or_a_token(world: World) -> None:
     assert "token-1" not in shown
     assert "header-secret" not in shown
     assert "PRIVATE KEY" not in shown
-    assert key.splitlines()[1] not in shown
+    assert not [line for line in key.splitlines()[1:-1] if line in shown]
+    assert bool(flags) == ("\tdebug\t" in shown)
     readable = [p for p in world.folder.rglob("*") if p.is_file() and p.stat().st_mode & 0o077 and p.suffix != ".log"]
     assert not [p for p in readable if b"PRIVATE KEY" in p.read_bytes()]

@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,18 @@ class Container(World):
     prefix = ""
 
     def wrap(self, command: list[str]) -> list[str]:
-        return ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", f'{self.prefix} exec "$@"', "sh", *command]
+        return [
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            f'{self.prefix} exec "$@"',
+            "sh",
+            *command,
+        ]
 
     def agent(self) -> int:
         """The agent's process id as seen from here: the one child of `unshare`."""
@@ -77,6 +89,17 @@ def hidden_parents(paths: list[Path]) -> list[Path]:
     return found
 
 
+BECOME = "setpriv --reuid 1337 --regid 1337 --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all"
+
+
+def seen_by_its_user(pid: int) -> set[str]:
+    """What of a process another one of uid 1337 can open."""
+    names = ("environ", "maps", "mem")
+    script = f"for name in {' '.join(names)}; do (: </proc/{pid}/$name) 2>/dev/null && echo $name; done; true"
+    done = subprocess.run([*BECOME.split(), "sh", "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
 def test_uid_1337_with_a_read_only_root_and_no_tmp(container: Container) -> None:
     world = container.folder
     for path in [world, *world.rglob("*")]:
@@ -100,7 +123,7 @@ def test_uid_1337_with_a_read_only_root_and_no_tmp(container: Container) -> None
         "done",
         f"cd {quoted}",
         "if touch /written || touch /tmp/written || touch /etc/written; then exit 99; fi 2>/dev/null",
-        "exec setpriv --reuid 1337 --regid 1337 --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all \\",
+        f"exec {BECOME} \\",
     ]
     container.prefix = "\n".join(lines) + '\n  sh -c \'exec "$@"\' sh "$@"\n'
     container.start(HOME="/nonexistent")
@@ -108,6 +131,9 @@ def test_uid_1337_with_a_read_only_root_and_no_tmp(container: Container) -> None
     wait_for(lambda: container.ca.calls, 10)
     agent = container.agent()
     assert "Uid:\t1337\t1337" in Path(f"/proc/{agent}/status").read_text()
+    # Nobody but root looks into the agent's memory, where the keys are; Envoy's is as visible as any process's.
+    (envoy,) = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    assert (seen_by_its_user(agent), seen_by_its_user(int(envoy)) >= {"environ", "maps"}) == (set(), True)
     caches = list(world.rglob("__pycache__"))
     os.kill(agent, signal.SIGTERM)
     status, out, err = container.end()
