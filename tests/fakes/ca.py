@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from agent.protos import ca_pb2
@@ -21,18 +21,25 @@ from agent.protos import ca_pb2
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 PEM = serialization.Encoding.PEM
 SERVER_NAME = "istiod.istio-system.svc"
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: Key) -> bytes:
     return key.private_bytes(PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
 
 
 def _time(seconds_from_now: float) -> dt.datetime:
     return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds_from_now)
+
+
+def digest(key: Key) -> hashes.HashAlgorithm:
+    """What goes with that issuer's key, as Go chooses it."""
+    large = isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256
+    return hashes.SHA384() if large else hashes.SHA256()
 
 
 class Root:
@@ -46,8 +53,9 @@ class Root:
         parent: "Root | None" = None,
         is_ca: bool = True,
         path_length: int | None = None,
+        key: Key | None = None,
     ) -> None:
-        self.key = new_key()
+        self.key = key or new_key()
         self.name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
         issuer = parent or self
         self.certificate = (
@@ -59,7 +67,7 @@ class Root:
             .not_valid_before(_time(-86400 * 60))
             .not_valid_after(_time(86400 * days))
             .add_extension(x509.BasicConstraints(is_ca, path_length if is_ca else None), critical=True)
-            .sign(issuer.key, hashes.SHA256())
+            .sign(issuer.key, digest(issuer.key))
         )
         self.pem = self.certificate.public_bytes(PEM)
 
@@ -79,7 +87,7 @@ class Root:
             .not_valid_before(_time(not_before))
             .not_valid_after(_time(ttl))
             .add_extension(x509.SubjectAlternativeName(names), critical=True)
-            .sign(self.key, hashes.SHA256())
+            .sign(self.key, digest(self.key))
             .public_bytes(PEM)
         )
 

@@ -1,40 +1,76 @@
+import itertools
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import AttemptError
 from agent.identity import certs
-from tests.fakes.ca import PEM, Root, key_pem, new_key
+from tests.fakes.ca import PEM, Key, Root, key_pem, new_key
 
 SPIFFE = "spiffe://cluster.local/ns/demo/sa/app"
-ROOT = Root("root")
-OTHER = Root("other")
-KEY, LEAF = ROOT.workload(SPIFFE)
 URI = x509.UniformResourceIdentifier
+
+
+class Issuers:
+    """A root with intermediates, others that are wrong in some way, and a leaf of the root."""
+
+    def __init__(self, make_key: Callable[[], Key], key: Key) -> None:
+        self.public, self.key = key.public_key(), key_pem(key)
+        self.root = Root("root", key=make_key())
+        self.impostor = Root("root", key=make_key())  # the same name, another key
+        self.other = Root("other", key=make_key())
+        self.mid = self.root.intermediate("mid", key=make_key())
+        self.deep = self.mid.intermediate("deep")
+        self.narrow = self.root.intermediate("narrow", path_length=0).intermediate("below")
+        self.old, self.brief = Root("old", days=-1, key=self.root.key), Root("brief", days=1, key=self.root.key)
+        self.no_ca = self.root.intermediate("no ca", is_ca=False)
+        self.plain = self.leaf(self.root, SPIFFE)
+
+    def leaf(self, issuer: Root, *names: str, **options: float) -> bytes:
+        return issuer.issue(self.public, [URI(n) for n in names], **options)
+
+
+RSA = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(3)]
+RSA_TURNS = itertools.cycle(RSA[:2])
+ISSUERS = {
+    "P-256": Issuers(new_key, new_key()),
+    "RSA": Issuers(lambda: next(RSA_TURNS), RSA[2]),  # as istio's own root
+    "P-384": Issuers(lambda: ec.generate_private_key(ec.SECP384R1()), RSA[2]),
+}
+ROOT, OTHER = ISSUERS["P-256"].root, ISSUERS["P-256"].other
+KEY, LEAF = ISSUERS["P-256"].key, ISSUERS["P-256"].plain
 
 
 def text(*pems: bytes) -> list[str]:
     return [p.decode() for p in pems]
 
 
-def public() -> Any:
-    key = serialization.load_pem_private_key(KEY, None)
-    return key.public_key()
-
-
 # ------------------------------------------------------------------------------------------------ the request
 
 
-@pytest.mark.parametrize(("curve", "digest"), [(ec.SECP256R1(), "sha256"), (ec.SECP384R1(), "sha384")])
-def test_request_is_exactly_what_istiod_compares(curve: Any, digest: str) -> None:
-    key = key_pem(ec.generate_private_key(curve))
+def pkcs8(key: Key) -> bytes:
+    return key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+@pytest.mark.parametrize(
+    ("key", "begin", "digest"),
+    [
+        (key_pem(new_key()), b"EC PRIVATE KEY", "sha256"),
+        (key_pem(ec.generate_private_key(ec.SECP384R1())), b"EC PRIVATE KEY", "sha384"),
+        (pkcs8(ec.generate_private_key(ec.SECP384R1())), b"PRIVATE KEY", "sha384"),
+        (key_pem(RSA[0]), b"RSA PRIVATE KEY", "sha256"),
+        (pkcs8(RSA[0]), b"PRIVATE KEY", "sha256"),
+    ],
+    ids=["P-256 SEC1", "P-384 SEC1", "P-384 PKCS#8", "RSA PKCS#1", "RSA PKCS#8"],
+)
+def test_request_is_exactly_what_istiod_compares(key: bytes, begin: bytes, digest: str) -> None:
+    assert key.startswith(b"-----BEGIN " + begin)
     pem = certs.request(key, SPIFFE)
     assert pem.startswith(b"-----BEGIN CERTIFICATE REQUEST-----\n")
     csr = x509.load_pem_x509_csr(pem)
@@ -45,6 +81,7 @@ def test_request_is_exactly_what_istiod_compares(curve: Any, digest: str) -> Non
     assert csr.signature_hash_algorithm is not None
     assert csr.signature_hash_algorithm.name == digest
     assert csr.is_signature_valid
+    assert csr.public_key() == serialization.load_pem_private_key(key, None).public_key()
 
 
 def test_an_identity_that_no_certificate_can_hold_is_refused() -> None:
@@ -106,35 +143,28 @@ def test_nonsense_is_a_failed_attempt(elements: list[str]) -> None:
 
 # ------------------------------------------------------------------------------------------------ verification
 
-MID = ROOT.intermediate("mid")
-DEEP = MID.intermediate("deep")
-NARROW = ROOT.intermediate("narrow", path_length=0).intermediate("below")
-
-
-def leaf(issuer: Root, *names: str, **options: float) -> bytes:
-    return issuer.issue(public(), [URI(n) for n in names], **options)
-
 
 @pytest.mark.parametrize(
-    "elements",
+    "make",
     [
-        text(LEAF, ROOT.pem),
-        text(leaf(MID, SPIFFE), MID.pem, ROOT.pem),
-        text(leaf(DEEP, SPIFFE), DEEP.pem, MID.pem, ROOT.pem),
-        text(leaf(DEEP, SPIFFE), MID.pem, DEEP.pem, ROOT.pem),
-        text(leaf(MID, SPIFFE) + MID.pem, ROOT.pem),
-        text(leaf(MID, SPIFFE), MID.pem),  # the trust ends at an intermediate
-        text(LEAF, OTHER.pem, ROOT.pem + OTHER.pem + ROOT.pem),
-        text(LEAF.strip(), ROOT.pem.strip()),
+        lambda i: text(i.plain, i.root.pem),
+        lambda i: text(i.leaf(i.mid, SPIFFE), i.mid.pem, i.root.pem),
+        lambda i: text(i.leaf(i.deep, SPIFFE), i.deep.pem, i.mid.pem, i.root.pem),
+        lambda i: text(i.leaf(i.deep, SPIFFE), i.mid.pem, i.deep.pem, i.root.pem),
+        lambda i: text(i.leaf(i.mid, SPIFFE) + i.mid.pem, i.root.pem),
+        lambda i: text(i.leaf(i.mid, SPIFFE), i.mid.pem),  # the trust ends at an intermediate
+        lambda i: text(i.plain, i.other.pem, i.root.pem + i.other.pem + i.root.pem),
+        lambda i: text(i.plain.strip(), i.root.pem.strip()),
     ],
     ids=["plain", "mid", "deep", "any order", "joined", "anchor", "bundle", "no newline"],
 )
-def test_good_chains(elements: list[str]) -> None:
-    now = time.time()
-    secret = certs.verify(elements, KEY, SPIFFE, now)
+@pytest.mark.parametrize("i", ISSUERS.values(), ids=ISSUERS)
+def test_good_chains(make: Callable[[Issuers], list[str]], i: Issuers) -> None:
+    now, elements = time.time(), make(i)
+    secret = certs.verify(elements, i.key, SPIFFE, now)
     assert secret.chain == certs.join(elements)
     assert secret.roots == certs.merge_roots(elements[-1].encode())
-    assert (secret.identity, secret.key, secret.created) == (SPIFFE, KEY, now)
+    assert (secret.identity, secret.key, secret.created) == (SPIFFE, i.key, now)
     assert secret.not_before < now < secret.not_after
     assert "PRIVATE" not in repr(secret)
 
@@ -145,44 +175,43 @@ def test_broken_roots_are_left_out_of_the_chain_too() -> None:
     assert secret.roots == ROOT.pem.strip()
 
 
-OLD = Root("old", days=-1)
-BRIEF = Root("brief", days=1)
-NO_CA = ROOT.intermediate("no ca", is_ca=False)
-IMPOSTOR = Root("root")  # the same name, another key
-
-
 @pytest.mark.parametrize(
     ("make", "reason", "phrase"),
     [
-        (list, "empty_chain", "0 certificates"),
-        (lambda: text(LEAF), "empty_chain", "1 certificates"),
-        (lambda: text(b"nonsense", ROOT.pem), "bad_chain", "parsed"),
-        (lambda: text(LEAF, LEAF[:200], ROOT.pem), "bad_chain", "parsed"),
-        (lambda: text(LEAF, b"nonsense"), "bad_chain", "root"),
-        (lambda: text(ROOT.workload(SPIFFE)[1], ROOT.pem), "wrong_key", "another key"),
-        (lambda: text(leaf(ROOT, SPIFFE + "x"), ROOT.pem), "wrong_identity", "instead of"),
-        (lambda: text(leaf(ROOT, SPIFFE, SPIFFE + "x"), ROOT.pem), "wrong_identity", "2 URIs"),
-        (lambda: text(leaf(ROOT, "https://x"), ROOT.pem), "wrong_identity", "one SPIFFE URI"),
-        (lambda: text(leaf(ROOT, SPIFFE, ttl=-1.0), ROOT.pem), "expired", "expired at"),
-        (lambda: text(leaf(BRIEF, SPIFFE, ttl=86400 * 3.0, not_before=86400 * 2.0), BRIEF.pem), "untrusted", "expired"),
-        (lambda: text(LEAF, OTHER.pem), "untrusted", "does not chain"),
-        (lambda: text(LEAF, IMPOSTOR.pem), "untrusted", "signature"),
-        (lambda: text(leaf(MID, SPIFFE), ROOT.pem), "untrusted", "does not chain"),
-        (lambda: text(leaf(OLD, SPIFFE), OLD.pem), "untrusted", "issuer expired"),
-        (lambda: text(leaf(NO_CA, SPIFFE), NO_CA.pem, ROOT.pem), "untrusted", "may not issue"),
-        (lambda: text(leaf(NARROW, SPIFFE), NARROW.pem, ROOT.pem), "untrusted", "does not chain"),
-        (lambda: text(LEAF, LEAF), "untrusted", "does not chain"),
+        (lambda i: [], "empty_chain", "0 certificates"),
+        (lambda i: text(i.plain), "empty_chain", "1 certificates"),
+        (lambda i: text(b"nonsense", i.root.pem), "bad_chain", "parsed"),
+        (lambda i: text(i.plain, i.plain[:200], i.root.pem), "bad_chain", "parsed"),
+        (lambda i: text(i.plain, b"nonsense"), "bad_chain", "root"),
+        (lambda i: text(i.root.workload(SPIFFE)[1], i.root.pem), "wrong_key", "another key"),
+        (lambda i: text(i.leaf(i.root, SPIFFE + "x"), i.root.pem), "wrong_identity", "instead of"),
+        (lambda i: text(i.leaf(i.root, SPIFFE, SPIFFE + "x"), i.root.pem), "wrong_identity", "2 URIs"),
+        (lambda i: text(i.leaf(i.root, "https://x"), i.root.pem), "wrong_identity", "one SPIFFE URI"),
+        (lambda i: text(i.leaf(i.root, SPIFFE, ttl=-1.0), i.root.pem), "expired", "expired at"),
+        (
+            lambda i: text(i.leaf(i.brief, SPIFFE, ttl=86400 * 3.0, not_before=86400 * 2.0), i.brief.pem),
+            "untrusted",
+            "expired",
+        ),
+        (lambda i: text(i.plain, i.other.pem), "untrusted", "does not chain"),
+        (lambda i: text(i.plain, i.impostor.pem), "untrusted", "signature"),
+        (lambda i: text(i.leaf(i.mid, SPIFFE), i.root.pem), "untrusted", "does not chain"),
+        (lambda i: text(i.leaf(i.old, SPIFFE), i.old.pem), "untrusted", "issuer expired"),
+        (lambda i: text(i.leaf(i.no_ca, SPIFFE), i.no_ca.pem, i.root.pem), "untrusted", "may not issue"),
+        (lambda i: text(i.leaf(i.narrow, SPIFFE), i.narrow.pem, i.root.pem), "untrusted", "does not chain"),
+        (lambda i: text(i.plain, i.plain), "untrusted", "does not chain"),
     ],
 )
-def test_bad_answers(make: Callable[[], list[str]], reason: str, phrase: str) -> None:
+@pytest.mark.parametrize("i", ISSUERS.values(), ids=ISSUERS)
+def test_bad_answers(make: Callable[[Issuers], list[str]], reason: str, phrase: str, i: Issuers) -> None:
     with pytest.raises(AttemptError, match=phrase) as e:
-        certs.verify(make(), KEY, SPIFFE, time.time())
+        certs.verify(make(i), i.key, SPIFFE, time.time())
     assert e.value.reason == reason
 
 
 def test_a_certificate_for_later_is_verified_as_of_then() -> None:
     now = time.time()
-    secret = certs.verify(text(leaf(ROOT, SPIFFE, not_before=600.0), ROOT.pem), KEY, SPIFFE, now)
+    secret = certs.verify(text(ISSUERS["P-256"].leaf(ROOT, SPIFFE, not_before=600.0), ROOT.pem), KEY, SPIFFE, now)
     assert now + 590 < secret.not_before < now + 610
 
 
