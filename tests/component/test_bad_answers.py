@@ -27,7 +27,7 @@ def test_bad_answers_reach_no_stream(tmp_path: Path, name: str) -> None:
     async def main() -> None:
         with FakeCa() as ca:
             patience = SLOW / 2 if name in ("slow", "hang") else 20.0
-            workload = Workload(tmp_path, ca, longest_call=patience)
+            workload = Workload(tmp_path, ca, usual=patience)
             async with workload.running(), SdsClient(workload.socket) as client:
                 await client.ask("default")
                 first = (await client.follow("default")).tls_certificate

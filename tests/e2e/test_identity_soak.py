@@ -242,7 +242,7 @@ async def scenario(folder: Path) -> None:
         ca.answer = lasting(LIFE)
         outputs = {name: folder / f"{name}.out" for name in ADMIN}
         workloads = [
-            Workload(folder, ca, name, ecdsa=name == "b", output_dir=str(output)) for name, output in outputs.items()
+            Workload(folder, ca, name, ecdsa=name == "b", output=str(output)) for name, output in outputs.items()
         ]
         async with AsyncExitStack() as stack:
             for workload in workloads:

@@ -11,6 +11,7 @@ from agent.events import Recorder
 from agent.identity.manager import IdentityManager
 from agent.latest import Latest
 from agent.model import Readiness, Secret
+from agent.sds.outputs import Outputs
 from agent.sds.server import SdsServer
 from tests.fakes.ca import SERVER_NAME, FakeCa
 
@@ -22,11 +23,12 @@ def spiffe(name: str) -> str:
 class Workload:
     """`async with workload.running()`: certificates come from `ca`, and go to whoever asks at `socket`.
 
-    `config` are further fields of IdentityConfig; `longest_call` seconds bound one call to the CA.
+    `output` is where the certificates go as files; `usual` seconds bound the first call to the CA; `config` are
+    further fields of IdentityConfig.
     """
 
     def __init__(
-        self, folder: Path, ca: FakeCa, name: str = "app", *, longest_call: float = 20.0, **config: Any
+        self, folder: Path, ca: FakeCa, name: str = "app", *, output: str = "", usual: float = 20.0, **config: Any
     ) -> None:
         self.socket = str(folder / f"{name}.sock")
         for file, content in (("root.pem", ca.root.pem), ("token", b"token-1\n")):
@@ -36,14 +38,16 @@ class Workload:
         self.readiness = Latest(Readiness(True))
         self.recorder = Recorder(4096)
         identity = IdentityConfig(spiffe(name), peer, **{"ecdsa": True, **config})
-        self.manager = IdentityManager(identity, self.secret, self.readiness, self.recorder, longest_call=longest_call)
-        self.server = SdsServer(SdsConfig(socket_path=self.socket), self.secret, self.recorder)
+        self.manager = IdentityManager(identity, self.secret, self.readiness, self.recorder, usual=usual)
+        sds = SdsConfig(socket_path=self.socket, output_dir=output)
+        self.server = SdsServer(sds, self.secret, self.recorder)
+        self.parts = [self.manager, self.server, *([Outputs(sds, self.secret, self.recorder)] if output else [])]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Workload"]:
-        await self.manager.start()
-        await self.server.start()
-        tasks = [asyncio.ensure_future(part.run()) for part in (self.manager, self.server)]
+        for part in self.parts:
+            await part.start()
+        tasks = [asyncio.ensure_future(part.run()) for part in self.parts]
         try:
             yield self
         finally:
