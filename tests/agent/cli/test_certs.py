@@ -11,6 +11,7 @@ from agent.errors import ConfigError, FatalError
 from agent.identity import report
 from agent.identity.certs import verify
 from agent.identity.journal import RenewalStatus
+from agent.model import Secret
 from tests.agent.cli.test_control import answering, free_port
 from tests.fakes.ca import Root
 
@@ -18,11 +19,19 @@ SPIFFE = "spiffe://cluster.local/ns/demo/sa/app"
 ROOT = Root("root")
 
 
-def row(ttl: float = 3600.0, status: RenewalStatus | None = None, token: tuple[float | None, str] = (None, "")) -> Any:
-    now = time.time()
+def held(ttl: float = 3600.0) -> Secret:
     key, leaf = ROOT.workload(SPIFFE, ttl)
-    secret = verify([leaf.decode(), ROOT.pem.decode()], key, SPIFFE, min(now, now + ttl - 1))
-    return report.describe(secret, status or RenewalStatus(), ("istiod:15012",), token, now)
+    return verify([leaf.decode(), ROOT.pem.decode()], key, SPIFFE, time.time() + min(0.0, ttl - 1.0))
+
+
+def row(
+    secret: Secret | None = None,
+    status: RenewalStatus | None = None,
+    token: tuple[float | None, str] = (None, ""),
+    now: float | None = None,
+) -> Any:
+    now = time.time() if now is None else now
+    return report.describe(secret or held(), status or RenewalStatus(), ("istiod:15012",), token, now)
 
 
 def page(rows: Any) -> bytes:
@@ -38,10 +47,10 @@ def shown(rows: Any, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[i
 
 
 def test_a_valid_certificate(capsys: pytest.CaptureFixture[str]) -> None:
-    now = time.time()
-    good = row(status=RenewalStatus(next_renewal=now + 1805, credential="token"), token=(now + 605, ""))
-    status, text = shown([good], capsys)
-    assert status == 0
+    secret = held()
+    now = secret.not_after - 3599.0
+    good = row(secret, RenewalStatus(next_renewal=now + 1805, credential="token"), (now + 605, ""), now)
+    text = "\n".join(certs.lines(good, now))
     for phrase in (
         f"default  {SPIFFE}",
         "subject    (empty)",
@@ -50,23 +59,28 @@ def test_a_valid_certificate(capsys: pytest.CaptureFixture[str]) -> None:
         f"serial     {good['certificate']['serial']}",
         "[------------------------]",
         "59m59s left",
-        "rotation   in 30m",
-        "source     CA istiod:15012, which accepted the token; the token expires in 10m",
+        "rotation   in 30m5s",
+        "source     CA istiod:15012, which accepted the token; the token expires in 10m5s",
         "last error none",
         "trusts     O=root until",
     ):
         assert phrase in text, text
+    status, text = shown([good], capsys)
+    assert (status, f"default  {SPIFFE}\n" in text, " left\n" in text) == (0, True, True)
 
 
 def test_trouble_is_said_and_is_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
-    now = time.time()
+    secret = held(-5.0)
+    now = secret.not_after + 5.0
     trouble = RenewalStatus(last_error="the CA is away", held_until=now + 61)
-    status, text = shown([row(-5.0, trouble, (None, "cannot read the token x"))], capsys)
-    assert status == 1
-    assert "EXPIRED 5s ago" in text or "EXPIRED 6s ago" in text
+    bad = row(secret, trouble, (None, "cannot read the token x"), now)
+    text = "\n".join(certs.lines(bad, now))
+    assert "EXPIRED 5s ago" in text
     assert "last error the CA is away" in text
-    assert "held       a certificate that becomes valid in 1m0s" in text
+    assert "held       a certificate that becomes valid in 1m1s" in text
     assert "CA istiod:15012; cannot read the token x" in text
+    status, text = shown([bad], capsys)
+    assert (status, "EXPIRED" in text) == (1, True)
     none = report.describe(None, trouble, ("a:1",), (None, ""), now)
     status, text = shown([none], capsys)
     assert (status, "no certificate yet" in text) == (1, True)
