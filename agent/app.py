@@ -252,8 +252,12 @@ class App:
     def _certificates(self) -> str:
         import json
 
-        rows = [] if self.identity is None else [self.identity.report()]
-        return json.dumps(rows + ([] if self.sds is None else self.sds.report()))
+        from agent.sds import files, report
+
+        ca, config = self.identity is not None, self.config.sds
+        rows = self.sds.report(ca) if self.sds else report.describe(config, files.FileSecrets(), ca)
+        own = [] if self.identity is None else [report.shadow(self.identity.report(), rows)]
+        return json.dumps(own + rows)
 
     def _settings(self) -> str:
         from agent.settings import show

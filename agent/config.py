@@ -133,6 +133,7 @@ class SdsConfig:
     crl_file: str = "/var/run/secrets/istio/crl/ca-crl.pem"
     crl_enabled: bool = True
     external: bool = False  # somebody else serves the workload certificate; this server has file resources only
+    external_socket: str = ""  # where that somebody does
     cert_file: str = ""  # mounted files that are served as `default` and `ROOTCA` if they exist; "" = never
     key_file: str = ""
     root_file: str = ""

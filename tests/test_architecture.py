@@ -34,6 +34,7 @@ SHARED = {
     "agent.settings.protojson",
     "agent.settings.proxyschema",
     "agent.record",
+    "agent.text",
     "agent.uds",
     "agent.version",
 }
@@ -99,6 +100,7 @@ CORES = {
     "agent/sds/session.py",
     "agent/status/metrics.py",
     "agent/status/ready.py",
+    "agent/text.py",
     "agent/xds/cache.py",
     "agent/xds/replay.py",
     "agent/xds/endpoints.py",

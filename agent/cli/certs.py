@@ -27,7 +27,8 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     else:
         text = "\n\n".join("\n".join(lines(row, now)) for row in rows)
         sys.stdout.write((text or "no certificates: another server on this node has them") + "\n")
-    return 0 if rows and all(usable(row, now) for row in rows) else 1
+    served = [row for row in rows if row.get("served", True)]
+    return 0 if served and all(usable(row, now) for row in served) else 1
 
 
 def usable(row: Mapping[str, Any], now: float) -> bool:

@@ -8,6 +8,7 @@ from itertools import groupby
 from agent.cli.control import PORT, get_json
 from agent.cli.flags import PROXY, Flag, FlagSet, Parsed
 from agent.errors import ConfigError
+from agent.text import one_line
 
 OWN = (
     Flag("json", False, "print JSON"),
@@ -55,14 +56,8 @@ def _show(args: Parsed, proxy: Parsed, environ: Mapping[str, str]) -> int:
         for row in listed:
             value = row["value"]
             text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
-            print(f"  {row['name']:{width}}  {'-' if value is None else _one_line(text)}  ({row['source']})")
+            print(f"  {row['name']:{width}}  {'-' if value is None else one_line(text)}  ({row['source']})")
     return 0
-
-
-def _one_line(text: str) -> str:
-    """Control characters escaped, and bytes that are no text replaced: a row is a row."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown.encode("utf-8", "replace").decode()
 
 
 def _check(args: Parsed, proxy: Parsed, environ: Mapping[str, str]) -> int:

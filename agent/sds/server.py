@@ -68,9 +68,9 @@ class SdsServer:
         """num_file_secret_failures_total."""
         return self._store.files.failures
 
-    def report(self) -> list[dict[str, Any]]:
-        """The files that are served: JSON types, never a key."""
-        return self._store.report()
+    def report(self, ca: bool) -> list[dict[str, Any]]:
+        """What is served beside the CA's certificate: JSON types, never a key. `ca`: there is one."""
+        return self._store.report(ca)
 
     async def start(self) -> None:
         """Bind the socket, unless that has been done. Raises FatalError."""

@@ -104,26 +104,11 @@ class Store:
             known = self._memo[key] = make()
         return known
 
-    def report(self) -> list[dict[str, Any]]:
-        """What `remora-agent certs` says about the files that are served: JSON types, never a key."""
-        from agent import certinfo  # x509 takes 23 ms, and this socket is on the way to every Envoy's readiness
+    def report(self, ca: bool) -> list[dict[str, Any]]:
+        """What `remora-agent certs` says beside the CA's certificate: JSON types, never a key. `ca`: there is one."""
+        from agent.sds import report  # only people ask for it
 
-        rows = []
-        for name in self.files.names():
-            content = self.files.get(name)
-            chain = certinfo.describe(content.chain) if content else []
-            rows.append(
-                {
-                    "name": name[:200],
-                    "source": "files",
-                    "files": list(self._paths(name) or ()),
-                    "certificate": chain[0] if chain else None,
-                    "issuers": chain[1:],
-                    "roots": certinfo.describe(content.roots) if content else [],
-                    "last_error": self.files.problem(name) or None,
-                }
-            )
-        return rows
+        return report.describe(self._config, self.files, ca)
 
     def stamp(self) -> str:
         """The version of one more answer, as istio's agent writes it: local time and a counter."""

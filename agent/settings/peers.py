@@ -261,6 +261,7 @@ class Trust:
             socket_path=FILES_SOCKET if self.external_sds else f"{SOCKET_DIR}/{self.socket_file}",
             crl_enabled=self.env.flag("PILOT_ENABLE_CA_CRL", True),
             external=self.external_sds,
+            external_socket=f"{SOCKET_DIR}/{self.socket_file}" if self.external_sds else "",
             cert_file=mounted.cert,
             key_file=mounted.key,
             root_file=mounted.root,

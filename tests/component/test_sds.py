@@ -25,6 +25,7 @@ from agent.identity.manager import IdentityManager
 from agent.latest import Latest
 from agent.model import Readiness, Secret
 from agent.protos import reflection_pb2, secret_pb2, xds_pb2
+from agent.sds.report import shadow
 from agent.sds.server import SdsServer
 from tests.fakes.ca import SERVER_NAME, FakeCa, Root, lasting
 from tests.fakes.sds_client import NODE, SECRET, SERVICE, SdsClient, open_socket, secrets
@@ -56,7 +57,12 @@ class World:
 
 @asynccontextmanager
 async def serving(tmp: Path, secret: Secret | None = None) -> AsyncIterator[World]:
-    world = World(tmp, secret)
+    async with running(World(tmp, secret)) as world:
+        yield world
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[World]:
     await world.server.start()
     task = asyncio.ensure_future(world.server.run())
     try:
@@ -444,8 +450,35 @@ def test_the_servers_report_tells_of_files(tmp_path: Path) -> None:
         name = f"file-cert:{tmp_path}/cert.pem~{tmp_path}/key.pem"
         async with serving(tmp_path) as w, SdsClient(w.path) as c:
             await c.get(name)
-            (row,) = w.server.report()
+            (row,) = w.server.report(ca=True)
             assert (row["name"], row["certificate"]["san"]) == (name, ["spiffe://mounted/x"])
+
+    asyncio.run(main())
+
+
+def test_files_that_may_be_mounted_and_are_not_are_no_trouble(tmp_path: Path) -> None:
+    """As in every plain pod: Envoy asks for both names, and the CA has them."""
+
+    async def main() -> None:
+        world = World(tmp_path, make_secret())
+        mounted = {part: str(tmp_path / f"{part}.pem") for part in ("cert", "key", "root")}
+        world.config = replace(world.config, **{f"{part}_file": path for part, path in mounted.items()})
+        world.server = SdsServer(world.config, world.secret, world.recorder)
+        async with running(world) as w, SdsClient(w.path) as c:
+            await c.get("default", "ROOTCA")
+            assert w.server.report(ca=True) == []
+            # They come: Envoy gets them instead, and the report says so.
+            (tmp_path / "root.pem").write_bytes(Root().pem)
+            _, cert = write_pair(tmp_path, Root("mounted"))
+            seen: dict[str, bytes] = {}
+            while len(seen) < 2:
+                for name, secret in secrets(await c.receive()).items():
+                    seen[name] = chain(secret) or secret.validation_context.trusted_ca.inline_bytes
+                await c.ask("default", "ROOTCA")
+            assert seen["default"] == cert
+            rows = w.server.report(ca=True)
+            assert [(row["name"], row["served"]) for row in rows] == [("default", True), ("ROOTCA", True)]
+            assert shadow({"name": "default"}, rows)["shadowed_by"] == [mounted["cert"], mounted["key"]]
 
     asyncio.run(main())
 

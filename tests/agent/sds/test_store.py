@@ -125,7 +125,7 @@ def test_the_report_tells_of_files_and_their_problems(tmp_path: Path) -> None:
     name = f"file-cert:{tmp_path}/c.pem~{tmp_path}/k.pem"
     store.subscribe(name)
     store.subscribe("file-root:/nonexistent")
-    good, bad = store.report()
+    good, bad = store.report(ca=True)
     assert (good["name"], good["source"], good["last_error"]) == (name, "files", None)
     assert good["certificate"]["san"] == ["spiffe://mounted/x"]
     assert bad["files"] == ["/nonexistent"]
