@@ -43,6 +43,7 @@ class NodeConfig:
     labels: Mapping[str, str] = {}  # downward API
     annotations: Mapping[str, str] = {}
     has_podinfo: bool = False
+    unshown = ("annotations",)
 
     @property
     def id(self) -> str:
@@ -190,6 +191,7 @@ class HealthConfig:
     period: float = 10.0
     success_threshold: int = 1
     failure_threshold: int = 1
+    unshown = ("headers", "command")
 
 
 @record
@@ -242,6 +244,7 @@ class BootstrapConfig:
     sds_socket_file: str = "socket"  # WORKLOAD_IDENTITY_SOCKET_FILE
     external_sds: bool = False  # somebody else serves the workload certificate on that socket
     credential_socket: bool = False  # somebody serves credentials on ./var/run/secrets/credential-uds/socket
+    unshown = ("override", "custom")
 
 
 @record
@@ -255,6 +258,7 @@ class AppProbe:
     scheme: str = "HTTP"
     headers: tuple[tuple[str, str], ...] = ()
     service: str = ""  # of a gRPC health check
+    unshown = ("headers",)
 
 
 @record
@@ -345,7 +349,7 @@ class LogConfig:
 class AgentConfig:
     """Everything. Build it with `agent.settings.load.load`."""
 
-    unshown = ("environ", "sources")
+    unshown = ("environ", "sources", "proxy_config")
 
     node: NodeConfig
     identity: IdentityConfig | None  # None: certificates come from files or an external SDS server

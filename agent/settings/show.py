@@ -7,13 +7,15 @@ from typing import Any
 from agent.config import AgentConfig
 from agent.record import record
 from agent.settings.environment import ENVIRONMENT
-from agent.settings.proxy import MERGED, source_of
+from agent.settings.proxy import MERGED, NAME, source_of
 from agent.settings.proxyschema import FIELDS
 
 REDACTED = "(redacted)"
 # Part of the name of what nobody may read; header values are secret whatever their name.
-SECRET_WORDS = ("accesstoken", "access_token", "password", "passwd", "apikey", "api_key", "client_secret", "bearer")
-SECRET_ENDS = ("_TOKEN", "_SECRET", "_PASSWORD")
+SECRET_WORDS = ("accesstoken", "access_token", "password", "passwd", "passphrase", "apikey", "api_key", "client_secret",
+                "bearer", "authorization", "private key")  # fmt: skip
+SECRET_ENDS = ("_TOKEN", "_SECRET", "_PASSWORD", "_CREDENTIALS")
+HTTP_HEADERS = "httpheaders"  # of a probe: a list of name and value
 HEADERS = ("XDS_HEADER_", "CA_HEADER_")
 FREE = ("ISTIO_META_", "ISTIO_METAJSON_", *HEADERS)  # variables with names of the user's own
 # Accepted, as istio's agent does, and of no use to either.
@@ -76,7 +78,8 @@ def _proxy(config: AgentConfig) -> Iterator[Setting]:
 
 def _node(config: AgentConfig) -> Iterator[Setting]:
     node, platform = config.node, config.platform
-    yield Setting("node", "annotations", _shown("", dict(node.annotations)), "file ./etc/istio/pod/annotations")
+    annotations = {**node.annotations, **({NAME: FIELD_BY_FIELD} if node.annotations.get(NAME) else {})}
+    yield Setting("node", "annotations", _shown("", annotations), "file ./etc/istio/pod/annotations")
     yield Setting("node", "id", node.id, "computed")
     yield Setting("node", "identity", node.spiffe_id if config.identity else None, "computed")
     yield Setting("node", "ips", list(node.ips), "INSTANCE_IP and the machine's interfaces")
@@ -86,23 +89,37 @@ def _node(config: AgentConfig) -> Iterator[Setting]:
     yield Setting("node", "platformMetadata", dict(platform.metadata), "metadata server or GCP_METADATA")
 
 
-def _secret(name: str) -> bool:
+def _secret(name: str, value: str) -> bool:
     low = name.lower().replace("-", "_")
-    return name.startswith(HEADERS) or any(word in low for word in SECRET_WORDS) or name.upper().endswith(SECRET_ENDS)
+    if name.startswith(HEADERS) or any(word in low for word in SECRET_WORDS) or name.upper().endswith(SECRET_ENDS):
+        return True
+    # Keys themselves, not the files that hold them nor the `key` of a key and its value.
+    return low.endswith("key") and low != "key" and not (value.startswith(("/", "./")) and "." in value)
 
 
 def _shown(name: str, value: Any) -> Any:
-    """`value` without what is secret in it; a JSON text is looked into, a bare one judged by its name."""
+    """`value` without what is secret in it; a JSON text is looked into, a bare one judged by its name and its words."""
     if isinstance(value, Mapping):
         return {key: _shown(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
+        if name.lower().replace("_", "") == HTTP_HEADERS:
+            return [_header(inner) for inner in value]
         return [_shown(name, inner) for inner in value]
     if isinstance(value, str) and value:
-        if _secret(name):
+        if _secret(name, value):
             return REDACTED
         if value.lstrip()[:1] in ("{", "["):
             return _shown_json(value)
+        if any(word in value.lower() for word in SECRET_WORDS):
+            return REDACTED
     return value
+
+
+def _header(entry: Any) -> Any:
+    """One header of a probe, by name."""
+    if not isinstance(entry, Mapping):
+        return REDACTED
+    return {key: inner if str(key).lower() == "name" else REDACTED for key, inner in entry.items()}
 
 
 def _shown_json(text: str) -> str:

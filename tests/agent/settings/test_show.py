@@ -108,5 +108,50 @@ def test_secrets_stay_secret() -> None:
     assert sum(row.value == REDACTED for row in found) == 4
 
 
+PROBE = {"httpHeaders": [{"name": "Authorization", "value": "hush-1"}, {"name": "X-Plain", "value": "hush-2"}]}
+HUSHED: dict[str, Any] = {
+    "env": {
+        "ISTIO_KUBE_APP_PROBERS": json.dumps(
+            {"/app-health/app/livez": {"httpGet": {"port": 80, "path": "/", **PROBE}}}
+        ),
+        "ISTIO_META_LICENSE_KEY": "hush-3",
+        "ISTIO_META_TEXT": "say Bearer hush-4",
+        "ISTIO_BOOTSTRAP_OVERRIDE": "/override.json",
+        "HTTPS_PROXY": "http://user:hush-9@proxy:3128",
+        "XDS_HEADER_X": "hush-10",
+    },
+    "proxy": {
+        "readinessProbe": {"httpGet": {"port": 80, **PROBE}},
+        "proxyMetadata": {"MY_KEY": "hush-5", "ISTIO_META_TLS_CLIENT_KEY": "/etc/certs/key.pem"},
+    },
+    "annotations": {"proxy.istio.io/config": "tracing: {lightstep: {address: l:1, accessToken: hush-6}}"},
+    "files": {
+        "/override.json": b'{"node": {"metadata": {"X": "hush-7"}}}',
+        "/custom.json": b'{"admin": {}, "x": "hush-8"}',
+    },
+}
+
+
+def test_headers_keys_and_texts_stay_secret() -> None:
+    found = settings(make(**HUSHED))
+    assert "hush" not in json.dumps([[row.name, row.value] for row in found])
+    values = {row.name: row.value for row in found}
+    assert values["proxyMetadata.ISTIO_META_TLS_CLIENT_KEY"] == "/etc/certs/key.pem"
+    headers = values["readinessProbe"]["httpGet"]["httpHeaders"]
+    assert [entry["name"] for entry in headers] == ["Authorization", "X-Plain"]
+    assert values["PKCS8_KEY"] is False
+
+
+@pytest.mark.parametrize("custom", ["", "/custom.json"])
+def test_the_configuration_can_be_printed_without_telling_secrets(custom: str) -> None:
+    hushed = {**HUSHED, "proxy": {**HUSHED["proxy"], **({"customConfigFile": custom} if custom else {})}}
+    config = make(**hushed)
+    assert config.status.app_probes["/app-health/app/livez"].headers
+    assert config.health is not None
+    assert config.health.headers
+    assert config.bootstrap.override or custom
+    assert "hush" not in repr(config)
+
+
 def test_rows_are_json() -> None:
     json.dumps([row.value for row in settings(make(env={"POD_NAME": "\udcff"}))])
