@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from agent.errors import ConfigError
 from agent.lograte import RateLimit
+from agent.text import one_line
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR,
           "fatal": logging.CRITICAL, "none": logging.CRITICAL + 10}  # fmt: skip
@@ -72,7 +73,10 @@ class _Formatter(logging.Formatter):
 
 
 class TextFormatter(_Formatter):
-    """time TAB level TAB [scope TAB] [caller TAB] message {TAB key=value}"""
+    """time TAB level TAB [scope TAB] [caller TAB] message {TAB key=value} {NEWLINE TAB line of a stack}
+
+    Messages quote what others sent: control characters are escaped, so that nobody else writes a line of this log.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         parts = [_stamp(record.created), NAMES.get(record.levelno, "info")]
@@ -83,8 +87,9 @@ class TextFormatter(_Formatter):
         parts.append(record.getMessage())
         labels: Mapping[str, Any] = getattr(record, "labels", {})
         parts.extend(f"{k}={v}" for k, v in labels.items())
-        stack = self.stack(record)
-        return "\t".join(parts) + (f"\n{stack}" if stack else "")
+        line = "\t".join(map(one_line, parts))
+        # A line of a stack may quote others as well: none of them begins as a log line does.
+        return "\n\t".join((line, *map(one_line, self.stack(record).splitlines())))
 
 
 class JsonFormatter(_Formatter):

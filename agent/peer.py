@@ -23,6 +23,7 @@ from agent.rpc.dial import DialError, Why
 from agent.rpc.sending import Limits
 from agent.rpc.status import RpcError
 from agent.settings.proxyconfig import server_name, split_address
+from agent.text import scrub
 from agent.version import VERSION
 
 log = logs.scope("citadelclient")
@@ -247,8 +248,25 @@ def current_token(peer: PeerConfig) -> str:
     return peer.token or read_token(peer.token_file)
 
 
+def token_state(peer: PeerConfig, now: float | None = None) -> tuple[float | None, str]:
+    """(when the token expires or expired, why it must not be sent); (None, "") = it does not say, and is sent."""
+    try:
+        token = peer.token or _token(peer.token_file)
+    except AttemptError as e:
+        return None, str(e)
+    return jwt_expiry(token), str(_refusal(token, peer.token_file, now) or "")
+
+
 def read_token(path: str, now: float | None = None) -> str:
     """The stripped token of the file, "" if it is empty. Raises AttemptError(`token` | `token_expired`)."""
+    token = _token(path)
+    if refusal := _refusal(token, path, now):
+        raise refusal
+    return token
+
+
+def _token(path: str) -> str:
+    """What the file holds, whether it may be sent or not. Raises AttemptError(`token`)."""
     try:
         with open(path, "rb") as f:
             token = f.read().strip().decode("ascii")
@@ -258,13 +276,15 @@ def read_token(path: str, now: float | None = None) -> str:
         raise AttemptError("token", f"the token {path} is not sent: it holds bytes that are not ASCII") from e
     if not token.isprintable():
         raise AttemptError("token", f"the token {path} is not sent: it holds control characters")
+    return token
+
+
+def _refusal(token: str, path: str, now: float | None) -> AttemptError | None:
     expiry = jwt_expiry(token)
     late = (time.time() if now is None else now) - expiry if expiry is not None else -1.0
-    if late >= 0:
-        raise AttemptError(
-            "token_expired", f"the token {path} expired {late:.0f} s ago; whoever writes it must renew it"
-        )
-    return token
+    if late < 0:
+        return None
+    return AttemptError("token_expired", f"the token {path} expired {late:.0f} s ago; whoever writes it must renew it")
 
 
 def jwt_expiry(token: str) -> float | None:
@@ -292,7 +312,7 @@ def about_certificate(error: RpcError) -> bool:
 
 def explain(peer: PeerConfig, address: str, error: RpcError) -> str:
     """One sentence for a connection that was not made or did not last: what, to whom, and what to look at."""
-    text = " ".join(error.message.split())
+    text = " ".join(scrub(error.message).split())
     why = error.why if isinstance(error, DialError) else None
     name = peer.server_name or server_name(address)
     if why is not Why.PROXY:

@@ -16,6 +16,7 @@ from agent.protos import ca_pb2
 from agent.record import replace
 from agent.rpc.dial import DialError, Why
 from agent.rpc.status import Code, RpcError
+from agent.text import scrub
 
 log = logs.scope("citadelclient")
 
@@ -108,6 +109,7 @@ class CaClient:
             late = f"the CA {peers.place(ca, address)} did not answer within {deadline:.3g} s"
             raise Late("deadline_exceeded", late) from e
         except RpcError as e:
+            e.message = scrub(e.message, token, *ca.headers.values())  # servers echo what they do not like
             raise self._failure(e, address, kind, pair is not None) from e
         except DecodeError as e:
             raise AttemptError("bad_chain", f"the answer of the CA {address} cannot be decoded") from e

@@ -116,11 +116,8 @@ class IdentityManager:
             self.renew_now()
 
     def token(self) -> tuple[float | None, str]:
-        """(when the token of the token file expires, what is wrong with it), read now; (None, "") = cannot tell."""
-        try:
-            return peers.jwt_expiry(peers.current_token(self._config.ca)), ""
-        except AttemptError as e:
-            return None, str(e)
+        """(when the token expires or expired, why it must not be sent), read now; (None, "") = cannot tell."""
+        return peers.token_state(self._config.ca, self._clock().wall)
 
     def report(self) -> report.Report:
         """What `remora-agent certs` shows: JSON types, never a key or token."""

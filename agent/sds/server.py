@@ -20,6 +20,7 @@ from agent.sds.ledger import Ledger
 from agent.sds.session import DeltaSession, Refusal, Session
 from agent.sds.store import Store
 from agent.sds.stream import Broadcast, Conversation, Delta, StateOfTheWorld
+from agent.text import one_line, scrub
 
 log = logs.scope("sds")
 
@@ -133,7 +134,8 @@ class SdsServer:
 
     def _rejected(self, why: str, names: tuple[str, ...]) -> None:
         self.ledger.rejects += 1
-        message = f"Envoy rejected a secret ({', '.join(names)[:200]}): {why[:500]}"
+        # Envoy may quote what it could not use.
+        message = one_line(f"Envoy rejected a secret ({', '.join(names)[:200]}): {scrub(why)[:500]}")
         self._recorder.record("sds", "rejected", message, level=logging.WARNING)
 
 

@@ -15,6 +15,7 @@ from agent.status.bind import bind
 from agent.status.http import Request, Response
 from agent.status.metrics import Registry
 from agent.status.ready import History, observe, verdict
+from agent.text import one_line
 
 __all__ = ["StatusServer", "bind"]
 
@@ -146,7 +147,7 @@ class StatusServer:
             else:
                 log.log(logging.WARNING, "Envoy proxy is NOT ready: %s", now.reason)
         # A body on success would be new to clients; the reason of a failure costs nobody anything.
-        return Response(200) if now.ready else Response(503, f"{now.reason}\n".encode())
+        return Response(200) if now.ready else Response(503, f"{one_line(now.reason)}\n".encode())
 
     # ---------------------------------------------------------------------------------------------- metrics
 

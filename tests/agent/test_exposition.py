@@ -99,6 +99,9 @@ def test_renewal_is_told_under_istios_names_and_ours(tmp_path: Path) -> None:
     assert 90 < float(values["istio_agent_cert_next_rotation_seconds"]) <= 100
     assert float(values["istio_agent_token_expiry_seconds"]) == pytest.approx(4102444800 - time.time(), abs=60)
     assert "num_outgoing_retries" not in page
+    (tmp_path / "token").write_text("e30.eyJleHAiOjE3MDAwMDAwMDB9.c2ln")
+    values = dict(line.split() for line in registry.render().splitlines() if not line.startswith("#"))
+    assert float(values["istio_agent_token_expiry_seconds"]) == pytest.approx(1700000000 - time.time(), abs=60)
 
 
 def test_the_secret_servers_troubles_appear_with_the_first(tmp_path: Path) -> None:

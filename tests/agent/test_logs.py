@@ -38,6 +38,21 @@ def test_a_text_line_is_time_level_scope_message_labels(out: Output) -> None:
     )
 
 
+def test_nobody_else_writes_a_line(out: Output) -> None:
+    logs.configure({"default": "debug"}, as_json=False)
+    forged = "no\n2026-01-01T00:00:00.000000Z\terror\tforged\x1b[2J\r"
+    try:
+        raise ValueError(forged)
+    except ValueError as e:
+        logs.scope("sds").warning("rejected: %s", e, extra={"labels": {"why": forged}}, exc_info=True)
+    first, *stack = out.getvalue().split("\n")[:-1]
+    assert first.count("\t") == 4
+    assert "\\x1b[2J\\r\twhy=no\\n2026" in first
+    assert "Traceback (most recent call last):" in stack[0]
+    assert any("    raise ValueError(forged)" in line for line in stack)
+    assert all(line[0] == "\t" and line[1:].isprintable() for line in stack)
+
+
 def test_the_default_scope_is_not_named(out: Output) -> None:
     logs.configure({"default": "info"}, as_json=False)
     logs.scope("default").info("hello")

@@ -245,6 +245,20 @@ def test_an_expired_token_says_since_when(tmp_path: Path) -> None:
     assert peer.read_token(str(tmp_path / "token"), now=999.0)
 
 
+def test_the_expiry_of_a_token_is_known_also_when_it_is_over(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    peer_config = PeerConfig(("h:1",), False, "", "n", token_file=str(path))
+    path.write_text(jwt({"exp": 1000}))
+    assert peer.token_state(peer_config, now=999.0) == (1000.0, "")
+    expiry, problem = peer.token_state(peer_config, now=1060.0)
+    assert (expiry, "expired 60 s ago" in problem) == (1000.0, True)
+    path.write_text("opaque")
+    assert peer.token_state(peer_config) == (None, "")
+    path.unlink()
+    expiry, problem = peer.token_state(peer_config)
+    assert (expiry, "cannot read" in problem) == (None, True)
+
+
 @given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), max_size=60))
 def test_any_token_text_has_an_expiry_or_none(text: str) -> None:
     for token in (text, f"e30.{text}.sig", f"{text}.{text}.{text}"):
@@ -258,3 +272,10 @@ def test_explanations_are_one_line(details: str) -> None:
     sentence = peer.explain(c, "h:1", RpcError(Code.UNAVAILABLE, details))
     assert "h:1" in sentence
     assert len(sentence.splitlines()) == 1
+
+
+def test_explanations_hold_no_token_and_no_key() -> None:
+    c = PeerConfig(addresses=(), plaintext=False, root_file="r.pem", server_name="n")
+    details = "who shows eyJhbGciOiJub25lIn0.eyJleHAiOjF9.c2ln and -----BEGIN RSA PRIVATE KEY-----\nMHc"
+    sentence = peer.explain(c, "h:1", RpcError(Code.UNAVAILABLE, details))
+    assert sentence == "h:1: who shows (redacted) and (redacted)"

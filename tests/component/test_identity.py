@@ -548,3 +548,25 @@ def test_a_small_jump_changes_nothing(world: World) -> None:
         assert len(world.ca.calls) == 1
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN]
+)
+def test_a_ca_that_echoes_what_it_was_sent_is_not_quoted(world: World, code: grpc.StatusCode) -> None:
+    world.reconfigure(headers={"X-Tenant": "header-secret"})
+
+    def echo(_: FakeCa, call: Call) -> list[str]:
+        raise Deny(
+            code, f"{call.metadata['authorization']} {call.metadata['x-tenant']}\n-----BEGIN PRIVATE KEY-----\nMHc"
+        )
+
+    async def main() -> None:
+        world.ca.answer = echo
+        async with running(world):
+            sentence = await world.failure()
+        assert sentence.count("(redacted)") == 3
+        for secret in ("token-1", "header-secret", "MHc"):
+            assert secret not in sentence + world.recorder.dump()
+
+    asyncio.run(main())

@@ -456,6 +456,20 @@ def test_the_servers_report_tells_of_files(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_what_envoy_says_of_a_secret_is_one_line_without_keys(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as c:
+            await c.ask("default")
+            nonce = (await c.receive()).nonce
+            key = "-----BEGIN EC PRIVATE KEY-----\nMHc\n-----END EC PRIVATE KEY-----"
+            await c.ask("default", nonce=nonce, error=f"cannot load\n\x1b[2J{key}")
+            await eventually(lambda: w.server.ledger.rejects == 1)
+            (event,) = w.recorder.events()
+            assert event.message == r"Envoy rejected a secret (default): cannot load\n\x1b[2J(redacted)"
+
+    asyncio.run(main())
+
+
 def test_files_that_may_be_mounted_and_are_not_are_no_trouble(tmp_path: Path) -> None:
     """As in every plain pod: Envoy asks for both names, and the CA has them."""
 

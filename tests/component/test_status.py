@@ -125,11 +125,11 @@ def test_ready_is_an_empty_200(method: str) -> None:
 
 def test_not_ready_is_a_503_with_the_reason() -> None:
     async def script(world: World) -> Answer:
-        world.ready = Readiness(False, "config not received")
+        world.ready = Readiness(False, "config\nnot received")
         return await ask(world, "/healthz/ready")
 
     answer, _ = serve(script)
-    assert (answer.status, answer.body) == (503, b"config not received\n")
+    assert (answer.status, answer.body) == (503, b"config\\nnot received\n")
 
 
 def test_head_of_a_503_has_no_body() -> None:
