@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agent.cli.control import PORT, question
+from agent.cli.control import PORT, question, rows_of
 from agent.cli.flags import Flag, FlagSet
 from agent.durations import span
 
@@ -20,7 +20,7 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0 if every certificate is valid, 1 if one is not or if no agent answers."""
-    args, rows = question(FLAGS, argv, "/debug/certs")
+    args, rows = question(FLAGS, argv, environ, "/debug/certs", rows_of("name", "source", "roots"))
     now = time.time()
     if args["json"]:
         print(json.dumps(rows, indent=2))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from agent.cli.control import PORT, get_json
+from agent.cli.control import PORT, get_json, port_of, rows_of
 from agent.cli.flags import PROXY, Flag, FlagSet, Parsed
 from agent.errors import ConfigError
 from agent.text import one_line
@@ -40,7 +40,7 @@ def _show(args: Parsed, proxy: Parsed, environ: Mapping[str, str]) -> int:
     if args["running"]:
         if proxy.words or proxy.given or proxy.unknown:
             raise ConfigError("config show --running asks the agent, which has its role and flags: leave them out")
-        rows = get_json(args["status-port"], "/debug/config")
+        rows = get_json(port_of(args, environ), "/debug/config", rows_of("group", "name", "value", "source"))
     else:
         from agent.settings import load as config_load
         from agent.settings.show import as_json

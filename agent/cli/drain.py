@@ -14,4 +14,4 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0 once Envoy was told to drain; FatalError (1) if nobody took the order."""
-    return control.order(FLAGS, argv, "/drain", "Envoy drains.")
+    return control.order(FLAGS, argv, environ, "/drain", "Envoy drains.")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.cli.control import PORT, question
+from agent.cli.control import PORT, object_of, question
 from agent.cli.flags import Flag, FlagSet
 
 FLAGS = FlagSet(
@@ -22,7 +22,7 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0, or FatalError (1) if no agent answers."""
-    args, answer = question(FLAGS, argv, "/debug/events")
+    args, answer = question(FLAGS, argv, environ, "/debug/events", object_of("dropped", "events"))
     events = [e for e in answer["events"] if args["component"] in ("", e["component"])]
     if not args["json"] and answer["dropped"]:
         print(f"({answer['dropped']} older events are no longer here)")

@@ -58,7 +58,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise ConfigError(f"--timeout: {e}") from None
     if args["quit-when"] not in QUIT_WHEN:
         raise ConfigError(f"--quit-when {args['quit-when']!r} is not usable: write {', '.join(QUIT_WHEN)}")
-    port = args["status-port"]
+    port = control.port_of(args, environ)
     control.url(port, "/")  # refuses what is no port while nothing has been changed
     # From here on signals wait until they are asked for, so that none is lost between two steps.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignored it would have the kernel swallow CMD's status

@@ -26,9 +26,14 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     except ValueError as e:
         raise ConfigError(f"--for: {e}") from None
     query = "?" + urlencode({"level": args.words[0], "seconds": f"{seconds:g}"}) if args.words else ""
-    status, answer = control.call("POST" if query else "GET", args["status-port"], f"/logging{query}")
+    port = control.port_of(args, environ)
+    status, answer = control.call("POST" if query else "GET", port, f"/logging{query}")
     text = answer.strip()
+    if status == 400 and text:
+        raise ConfigError(text)
     if status != 200:
-        raise ConfigError(text or f"the agent answered with status {status}")
+        raise control.stranger(port, "/logging", f"has the status {status}")
+    if not (text.startswith("{") and '"levels"' in text):
+        raise control.stranger(port, "/logging", "is not what an agent says")
     sys.stdout.write(text + "\n")
     return 0

@@ -14,4 +14,4 @@ FLAGS = FlagSet(
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0 once the agent has agreed to end; FatalError (1) if nobody took the order."""
-    return control.order(FLAGS, argv, "/quitquitquit", "The agent ends.")
+    return control.order(FLAGS, argv, environ, "/quitquitquit", "The agent ends.")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agent.cli.control import PORT, question
+from agent.cli.control import PORT, object_of, question
 from agent.cli.flags import Flag, FlagSet
 from agent.durations import span
 
@@ -19,7 +19,9 @@ COLUMNS = ("TYPE", "VERSION", "RESOURCES", "BYTES", "PUSHES", "LAST PUSH", "SIZE
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Exit 0 while the control plane's own configuration is in use, 1 if it is not or if no agent answers."""
-    args, found = question(FLAGS, argv, "/debug/xds")
+    args, found = question(
+        FLAGS, argv, environ, "/debug/xds", object_of("state", "endpoint", "silent", "cache", "types")
+    )
     sys.stdout.write((json.dumps(found, indent=2) if args["json"] else "\n".join(lines(found))) + "\n")
     return 0 if found["state"] == "live" else 1
 
