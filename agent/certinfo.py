@@ -4,6 +4,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 
 from agent import pem
 
@@ -18,7 +19,8 @@ UNREADABLE = (
 
 
 def describe(text: bytes, limit: int = 32) -> list[dict[str, Any]]:
-    """Each certificate of a PEM text, at most `limit`: subject, san, issuer, serial, and validity in epoch seconds.
+    """Each certificate of a PEM text, at most `limit`: subject, san, issuer, serial, sha256, and validity in epoch
+    seconds.
 
     A block that cannot be read is one entry with `error` alone.
     """
@@ -33,6 +35,7 @@ def _one(block: bytes) -> dict[str, Any]:
             "san": _names(certificate),
             "issuer": certificate.issuer.rfc4514_string(),
             "serial": f"{certificate.serial_number:x}",
+            "sha256": certificate.fingerprint(hashes.SHA256()).hex(),
             "not_before": certificate.not_valid_before_utc.timestamp(),
             "not_after": certificate.not_valid_after_utc.timestamp(),
         }

@@ -5,6 +5,7 @@ import logging
 from agent import logs
 from agent.errors import AttemptError
 from agent.events import Recorder
+from agent.identity import rotation
 from agent.latest import Latest
 from agent.model import Readiness, Secret
 from agent.record import record, replace
@@ -20,9 +21,13 @@ class RenewalStatus:
     renewals: int = 0  # since start, without the first certificate
     failures: int = 0  # in a row
     failed_by_reason: tuple[tuple[str, int], ...] = ()  # since start
+    failing_since: float = 0.0  # the first of them
     last_reason: str = ""
-    last_error: str = ""
+    last_error: str = ""  # stays when it is over: `failures` tells
+    last_failed: float = 0.0
     credential: str = ""  # what the CA accepted last: token, certificate, provisioned, none
+    refused: tuple[str, ...] = ()  # what it refused since it last accepted the same
+    clock_jumps: int = 0  # since start
     held_until: float = 0.0  # a verified certificate becomes valid then and replaces the one in use
 
 
@@ -51,6 +56,8 @@ class Journal:
         self._recorder = recorder
         self.status: Latest[RenewalStatus] = Latest(RenewalStatus())
         self.calls = Calls()
+        self.trying = False  # the CA is being asked
+        self._told = 0  # the step of the ladder that was told last
 
     def held(self, until: float) -> None:
         """A verified certificate waits for its first moment (epoch seconds)."""
@@ -66,19 +73,28 @@ class Journal:
                 next_renewal=secret.created + wait,
                 renewals=status.renewals + (not first),
                 failures=0,
+                failing_since=0.0,
                 last_reason="",
-                last_error="",
                 credential=credential,
+                refused=tuple(kind for kind in status.refused if kind != credential),
                 held_until=0.0,
             )
         )
+        self._told = 0
         what = "received the first certificate" if first else "renewed the certificate"
         seconds = round(secret.not_after - secret.created)
         message = f"{what} for {secret.identity}{after}: valid for {seconds} s, renewal in {wait:.0f} s"
         self._recorder.record("identity", "issued" if first else "rotated", message, serial=secret.serial)
 
-    def failed(self, e: AttemptError, now: float, wait: float, remaining: float | None) -> None:
-        """An attempt failed; the next follows in `wait` seconds, the certificate in use is valid for `remaining`."""
+    def refused(self, credential: str) -> None:
+        """The CA does not believe or permit what was shown."""
+        status = self.status.value
+        self.status.set(replace(status, refused=tuple(sorted({*status.refused, credential}))))
+
+    def failed(self, e: AttemptError, now: float, wait: float, remaining: float | None, lifetime: float = 0.0) -> None:
+        """An attempt failed; the next follows in `wait` seconds, the certificate in use is valid for `remaining` of its
+        `lifetime`.
+        """
         status = self.status.value
         counts = dict(status.failed_by_reason)
         counts[e.reason] = counts.get(e.reason, 0) + 1
@@ -90,6 +106,8 @@ class Journal:
                 failed_by_reason=tuple(sorted(counts.items())),
                 last_reason=e.reason,
                 last_error=str(e),
+                failing_since=status.failing_since or now,
+                last_failed=now,
             )
         )
         state = ""
@@ -102,12 +120,28 @@ class Journal:
             self._recorder.record("identity", "renewal-failed", message, level=logging.WARNING, reason=e.reason)
         else:
             log.warning("%s", message)
+        if remaining is not None:
+            self._tell_how_little_is_left(remaining, lifetime)
+
+    def _tell_how_little_is_left(self, remaining: float, lifetime: float) -> None:
+        """Once for each step of the ladder: alerts must have something long before the end."""
+        step, status = rotation.rung(remaining, lifetime), self.status.value
+        if not step or (self._told and step >= self._told):
+            return
+        self._told = step
+        message = (
+            f"at most {step} % of the certificate's validity is left ({remaining:.0f} s) and renewal has failed "
+            f"{status.failures} times in a row: {status.last_error}"
+        )
+        fields = {"percent": step, "seconds": round(remaining)}
+        self._recorder.record("identity", "expiry-nears", message, level=logging.WARNING, **fields)
 
     def validity(self, remaining: float | None) -> None:
         """Readiness follows the validity of the certificate in use; without one yet, it is not our business."""
         expired = remaining is not None and remaining <= 0
         if expired and self._readiness.value.ready:
-            why = self.status.value.last_error or "the CA has not answered yet"
+            status = self.status.value
+            why = status.last_error if status.failures else "the CA has not answered yet"
             reason = f"the workload certificate has expired and no new one could be had: {why}"
             self._readiness.set(Readiness(False, reason))
             self._recorder.record("identity", "expired", reason, level=logging.ERROR)
@@ -116,6 +150,8 @@ class Journal:
 
     def jumped(self, seconds: float) -> None:
         """The wall clock left the monotonic one."""
+        status = self.status.value
+        self.status.set(replace(status, clock_jumps=status.clock_jumps + 1))
         message = (
             f"the clock jumped by {seconds:+.0f} s (set, or resumed from suspend); the certificate is re-evaluated"
         )

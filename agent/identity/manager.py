@@ -122,7 +122,14 @@ class IdentityManager:
     def report(self) -> report.Report:
         """What `remora-agent certs` shows: JSON types, never a key or token."""
         return report.describe(
-            self._secret.value, self.status.value, self._config.ca.addresses, self.token(), self._clock().wall
+            self._secret.value,
+            self.status.value,
+            self._config.ca.addresses,
+            self.token(),
+            self._clock().wall,
+            self._trust,
+            _contents(self._config.ca.cert_file),
+            self._journal.trying,
         )
 
     async def _renew_for_ever(self) -> None:
@@ -165,7 +172,8 @@ class IdentityManager:
     def _failed(self, e: AttemptError) -> float:
         current, now = self._secret.value, self._clock().wall
         wait = self._renewal.failed(current, now, random.random(), isinstance(e, Late)).seconds
-        self._journal.failed(e, now, wait, remaining(current, now))
+        lifetime = current.not_after - current.created if current is not None else 0.0
+        self._journal.failed(e, now, wait, remaining(current, now), lifetime)
         return wait
 
     async def _obtain(self, deadline: float) -> tuple[Secret, Kind]:
@@ -177,14 +185,17 @@ class IdentityManager:
         current = self._secret.value
         own = (current.key, current.chain) if kind is Kind.CERTIFICATE and current is not None else None
         began, good = self._clock().mono, False
+        self._journal.trying = True
         try:
             chain = await self._client.sign(csr, kind, own, deadline)
             secret = await self._verify(chain, key)
             good = True
         except Denied as e:
+            self._journal.refused(kind.value)
             self._credentials = self._credentials.refused(kind, usable, e.certificate)
             raise
         finally:
+            self._journal.trying = False
             self._journal.calls.add(self._clock().mono - began, good)
         self._credentials = self._credentials.accepted(kind)
         return secret, kind
@@ -283,3 +294,12 @@ class IdentityManager:
         if end is not None:
             due.append(max(0.0, end - self._clock().wall) + 0.01)
         return min(due)
+
+
+def _contents(path: str) -> bytes:
+    """Of a file that need not be there."""
+    try:
+        with open(path, "rb") as f:
+            return f.read(LARGE)
+    except OSError:
+        return b""

@@ -12,6 +12,7 @@ SOONEST = 0.1  # after a failure
 EARLIEST = 0.5  # after a success: a grace ratio of 1 means "renew at once", and the CA must survive it
 SLOWEST = 90.0  # of a CA that works: a Kubernetes signer is given a minute by istiod
 JUMP = 2.0
+LADDER = (1, 5, 10, 25, 50)  # percent of the validity left at which an outage is told again
 SETTLED = 5.0  # after a certificate: Envoy has it by then and nobody waits for the CPU
 LATEST_SPARE = 600.0  # after a certificate: an early renewal, asked for by a clock or a CA, finds a key as well
 
@@ -92,3 +93,10 @@ def jumped(before: Moment, after: Moment) -> float:
     """Seconds by which the wall clock left the monotonic one (set by hand, or resume from suspend); 0 if it did not."""
     drift = (after.wall - before.wall) - (after.mono - before.mono)
     return drift if abs(drift) >= JUMP else 0.0
+
+
+def rung(remaining: float, lifetime: float) -> int:
+    """The lowest step of LADDER that `remaining` of `lifetime` seconds has come down to; 0 = above all, or expired."""
+    if remaining <= 0 or lifetime <= 0:
+        return 0
+    return next((step for step in LADDER if remaining <= lifetime * step / 100), 0)

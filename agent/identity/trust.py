@@ -40,3 +40,11 @@ class Trust:
         if not (self.former or self.bundle):
             return self.issued  # which is so already
         return certs.merge_roots(self.issued, *(r for r, _ in self.former), *(b.encode() for b in self.bundle))
+
+    def origin(self, root: bytes) -> tuple[str, float | None]:
+        """Why a certificate of `merged` (PEM) is trusted: (current | former | bundle, until when, None = for good)."""
+        if root in certs.merge_roots(self.issued):
+            return "current", None
+        if any(root in certs.merge_roots(one.encode()) for one in self.bundle):
+            return "bundle", None
+        return "former", max((until for roots, until in self.former if root in certs.merge_roots(roots)), default=None)

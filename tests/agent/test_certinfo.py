@@ -1,6 +1,7 @@
 import json
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ def test_facts_of_a_chain() -> None:
     assert (first["subject"], first["issuer"]) == ("", "O=root")
     assert 104 <= first["not_after"] - first["not_before"] <= 106
     assert first["serial"] == f"{x509.load_pem_x509_certificate(leaf).serial_number:x}"
+    assert second["sha256"] == ROOT.certificate.fingerprint(hashes.SHA256()).hex()
     assert (second["subject"], second["san"]) == ("O=root", [])
 
 

@@ -1,17 +1,20 @@
+import fcntl
 import json
+import os
+import pty
+import struct
+import termios
 import time
+from contextlib import redirect_stdout
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agent.cli import certs
 from agent.errors import ConfigError, FatalError
 from agent.identity import report
 from agent.identity.certs import verify
 from agent.identity.journal import RenewalStatus
-from agent.model import Secret
 from tests.agent.cli.test_control import answering, free_port
 from tests.fakes.ca import Root
 
@@ -19,19 +22,11 @@ SPIFFE = "spiffe://cluster.local/ns/demo/sa/app"
 ROOT = Root("root")
 
 
-def held(ttl: float = 3600.0) -> Secret:
+def row(ttl: float = 3600.0, status: RenewalStatus | None = None, token: tuple[float | None, str] = (None, "")) -> Any:
+    now = time.time()
     key, leaf = ROOT.workload(SPIFFE, ttl)
-    return verify([leaf.decode(), ROOT.pem.decode()], key, SPIFFE, time.time() + min(0.0, ttl - 1.0))
-
-
-def row(
-    secret: Secret | None = None,
-    status: RenewalStatus | None = None,
-    token: tuple[float | None, str] = (None, ""),
-    now: float | None = None,
-) -> Any:
-    now = time.time() if now is None else now
-    return report.describe(secret or held(), status or RenewalStatus(), ("istiod:15012",), token, now)
+    secret = verify([leaf.decode(), ROOT.pem.decode()], key, SPIFFE, min(now, now + ttl - 1))
+    return report.describe(secret, status or RenewalStatus(), ("istiod:15012",), token, now)
 
 
 def page(rows: Any) -> bytes:
@@ -47,63 +42,51 @@ def shown(rows: Any, capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[i
 
 
 def test_a_valid_certificate(capsys: pytest.CaptureFixture[str]) -> None:
-    secret = held()
-    now = secret.not_after - 3599.0
-    good = row(secret, RenewalStatus(next_renewal=now + 1805, credential="token"), (now + 605, ""), now)
-    text = "\n".join(certs.lines(good, now))
-    for phrase in (
-        f"default  {SPIFFE}",
-        "subject    (empty)",
-        f"san        {SPIFFE}",
-        "issuer     O=root",
-        f"serial     {good['certificate']['serial']}",
-        "[------------------------]",
-        "59m59s left",
-        "rotation   in 30m5s",
-        "source     CA istiod:15012, which accepted the token; the token expires in 10m5s",
-        "last error none",
-        "trusts     O=root until",
-    ):
-        assert phrase in text, text
-    status, text = shown([good], capsys)
-    assert (status, f"default  {SPIFFE}\n" in text, " left\n" in text) == (0, True, True)
+    status, text = shown([row()], capsys)
+    assert status == 0
+    assert text.startswith("default: OK, valid for 59m59s more\n")
+    assert "\x1b" not in text
 
 
 def test_trouble_is_said_and_is_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
-    secret = held(-5.0)
-    now = secret.not_after + 5.0
-    trouble = RenewalStatus(last_error="the CA is away", held_until=now + 61)
-    bad = row(secret, trouble, (None, "cannot read the token x"), now)
-    text = "\n".join(certs.lines(bad, now))
-    assert "EXPIRED 5s ago" in text
-    assert "last error the CA is away" in text
-    assert "held       a certificate that becomes valid in 1m1s" in text
-    assert "CA istiod:15012; cannot read the token x" in text
-    status, text = shown([bad], capsys)
-    assert (status, "EXPIRED" in text) == (1, True)
-    none = report.describe(None, trouble, ("a:1",), (None, ""), now)
-    status, text = shown([none], capsys)
-    assert (status, "no certificate yet" in text) == (1, True)
+    status, text = shown([row(-5.0)], capsys)
+    assert (status, text.startswith("default: EXPIRED ")) == (1, True)
+    none = report.describe(None, RenewalStatus(), ("a:1",), (None, ""), time.time())
+    assert shown([none], capsys)[0] == 1
+    assert shown([row(), none], capsys)[0] == 1
     status, text = shown([], capsys)
-    assert (status, "another server" in text) == (1, True)
+    assert (status, "no certificates" in text) == (1, True)
 
 
-def test_files_are_shown_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
-    from agent import certinfo
-
-    _, leaf = ROOT.workload("spiffe://mounted/x")
-    pair = {
-        "name": "file-cert:c~k", "source": "files", "files": ["c", "k"], "issuers": [], "roots": [],
-        "certificate": certinfo.describe(leaf)[0], "last_error": None,
+def test_what_is_not_served_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
+    files = {
+        "name": "default", "source": "files", "files": ["c", "k"], "served": True, "issuers": [], "roots": [],
+        "certificate": row()["certificate"], "last_error": None,
     }  # fmt: skip
-    trust = {**pair, "name": "ROOTCA", "files": ["r"], "certificate": None, "roots": certinfo.describe(ROOT.pem)}
-    status, text = shown([pair, trust], capsys)
-    assert status == 0
-    assert "spiffe://mounted/x" in text
-    assert "source     c and k" in text
-    broken = {**pair, "certificate": None, "last_error": "c is empty"}
-    status, text = shown([row(), broken], capsys)
-    assert (status, "last error c is empty" in text) == (1, True)
+    unserved = {**row(-5.0), "served": False, "shadowed_by": ["c", "k"]}
+    assert shown([unserved, files], capsys)[0] == 0
+    assert shown([unserved], capsys)[0] == 1
+
+
+@pytest.mark.parametrize(("there", "status"), [(True, 0), (False, 1)])
+def test_another_server_has_it(there: bool, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere = {"name": "default", "source": "external", "socket": "./s", "there": there, "roots": []}
+    found, text = shown([elsewhere], capsys)
+    assert (found, "./s" in text) == (status, True)
+
+
+@pytest.mark.parametrize(("environ", "colour"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_on_a_terminal_lines_fit_and_verdicts_have_colours(environ: dict[str, str], colour: bool) -> None:
+    """A real one, 60 columns wide."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    with os.fdopen(slave, "w") as terminal, answering(page([row()])) as (port, _), redirect_stdout(terminal):
+        assert certs.run([f"--status-port={port}"], environ) == 0
+        terminal.flush()
+        text = os.read(master, 1 << 16).decode()
+    os.close(master)
+    assert ("\x1b[1;32mOK\x1b[0m" in text) is colour
+    assert max(map(len, text.splitlines())) <= 60
 
 
 def test_json_is_what_the_agent_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,18 +97,16 @@ def test_json_is_what_the_agent_says(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_nobody_or_somebody_else_there() -> None:
-    with pytest.raises(FatalError, match="the agent was not reached"):
+    with pytest.raises(FatalError, match="the agent was not reached") as caught:
         certs.run([f"--status-port={free_port()}"], {})
+    assert caught.value.exit_code == 2
     for answer, phrase in (
         (b"HTTP/1.1 404 x\r\ncontent-length: 0\r\n\r\n", "404"),
         (page("x")[:-3] + b"}}}", "no agent"),
+        (page([{"name": "a", "source": "ca", "roots": None}]), "no agent"),
+        (page([{"name": 1, "source": [], "roots": [7]}]), "no agent"),
     ):
         with answering(answer) as (port, _), pytest.raises(FatalError, match=phrase):
             certs.run([f"--status-port={port}"], {})
     with pytest.raises(ConfigError, match="no arguments"):
         certs.run(["x"], {})
-
-
-@given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
-def test_bars_have_one_length(begin: float, end: float, now: float) -> None:
-    assert len(certs.bar(begin, end, now)) == certs.BAR + 2

@@ -133,3 +133,12 @@ def test_spare(left: float, due: float) -> None:
 @given(st.floats(0, 1e9))
 def test_a_spare_key_is_there_well_before_it_is_needed(left: float) -> None:
     assert 0 <= rotation.spare(left) <= left / 2
+
+
+@pytest.mark.parametrize(
+    ("remaining", "step"),
+    [(501, 0), (500, 50), (251, 50), (250, 25), (100, 10), (50, 5), (10, 1), (0.1, 1), (0, 0), (-5, 0)],
+)
+def test_rung(remaining: float, step: int) -> None:
+    assert rotation.rung(remaining, 1000) == step
+    assert rotation.rung(remaining, 0) == 0

@@ -36,3 +36,9 @@ def test_the_bundle_of_the_control_plane_joins() -> None:
     trust = Trust(A, bundle=(C.decode(), "junk", A.decode())).answered(B, 100.0)
     assert trust.merged() == merged(A, B, C)
     assert trust.at(100.0).merged() == merged(A, B, C)
+
+
+def test_every_root_has_an_origin() -> None:
+    trust = Trust(A, ((B, 100.0),), (C.decode(),))
+    found = {root: trust.origin(root.strip()) for root in (A, B, C)}
+    assert found == {A: ("current", None), B: ("former", 100.0), C: ("bundle", None)}
