@@ -56,7 +56,7 @@ def serve(booted: Boot, began: float) -> int:
     try:
         return asyncio.run(app.run())
     except BaseExceptionGroup as group:
-        app.dump("a fatal error")
+        app.recorder.write("a fatal error")
         raise sentence(group) from group
 
 
@@ -221,6 +221,7 @@ class App:
             exposition.xds_cache(registry, self.xds.cache)
         if self.sds is not None:
             exposition.sds(registry, self.sds)
+        exposition.events(registry, self.recorder)
         if self.dns is not None:
             exposition.dns(registry, self.dns.stats)
         # Envoy's page is fetched from its statistics listener, as Prometheus itself would.
@@ -387,7 +388,7 @@ class App:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGUSR1:
-            self.dump("SIGUSR1")
+            self.recorder.write("SIGUSR1")
             return
         name = signal.Signals(number).name
         if number == signal.SIGINT and self.stop.requested and sys.stdin is not None and sys.stdin.isatty():
@@ -397,12 +398,3 @@ class App:
         if not self.stop.requested:
             self.recorder.record("agent", "stopping", f"The agent was asked to end by {name}.", level=logging.INFO)
         self.stop.request(name)
-
-    def dump(self, why: str) -> None:
-        """Write the flight recorder where the log goes, as JSON lines below one line that says what they are.
-
-        stderr keeps the one sentence that tells why the agent ended.
-        """
-        if events := self.recorder.dump():
-            sys.stdout.write(f"flight recorder, written because of {why}:\n{events}")
-            sys.stdout.flush()

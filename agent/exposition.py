@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from agent.events import Recorder
 from agent.latest import Latest
 from agent.model import EnvoyState, Secret
 from agent.status.metrics import Registry, Sample
@@ -90,6 +91,17 @@ def sds(registry: Registry, server: "SdsServer") -> None:
         lambda: (ledger.send_times(), ledger.send_seconds),
     )
     registry.computed("sds_streams", "gauge", "Open secret streams.", lambda: [({}, server.streams)])
+
+
+def events(registry: Registry, recorder: Recorder) -> None:
+    """What the flight recorder had no room for."""
+    what = "Events of the flight recorder that made room for newer ones, by component."
+    registry.computed(
+        "events_dropped_total",
+        "counter",
+        what,
+        lambda: [({"component": name}, count) for name, count in recorder.dropped_by_component.items()],
+    )
 
 
 def envoy(registry: Registry, state: Latest[EnvoyState]) -> None:

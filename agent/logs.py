@@ -27,7 +27,7 @@ def scope(name: str) -> logging.Logger:
     return logging.getLogger("agent" if name == "default" else f"agent.{name}")
 
 
-def _stamp(created: float) -> str:
+def stamp(created: float) -> str:
     """RFC 3339 in UTC with six fractional digits."""
     whole, fraction = divmod(created, 1)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int(fraction * 1e6):06d}Z"
@@ -79,7 +79,7 @@ class TextFormatter(_Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        parts = [_stamp(record.created), NAMES.get(record.levelno, "info")]
+        parts = [stamp(record.created), NAMES.get(record.levelno, "info")]
         if (name := _scope_of(record)) != "default":
             parts.append(name)
         if caller := self.caller(record):
@@ -98,7 +98,7 @@ class JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
             "level": NAMES.get(record.levelno, "info"),
-            "time": _stamp(record.created),
+            "time": stamp(record.created),
             "scope": _scope_of(record),
             "msg": record.getMessage(),
             **getattr(record, "labels", {}),
@@ -175,6 +175,14 @@ def configure(
         library = logging.getLogger(name)
         library.handlers, library.propagate = list(root.handlers), False
     set_levels(levels)
+
+
+def write(level: int, message: str, labels: Mapping[str, Any]) -> None:
+    """One line to every target, whatever the levels are and however often it has been said."""
+    for handler in logging.getLogger("agent").handlers:
+        record = logging.LogRecord("agent", level, __file__, 0, message, None, None)
+        record.labels = labels
+        handler.emit(record)
 
 
 def set_levels(levels: Mapping[str, str]) -> None:

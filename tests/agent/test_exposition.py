@@ -40,6 +40,15 @@ def test_crashes_and_restarts_of_envoy() -> None:
     assert "istio_agent_envoy_restarts_total 2\n" in page
 
 
+def test_what_the_flight_recorder_dropped() -> None:
+    registry, recorder = Registry(), Recorder(size=1)
+    exposition.events(registry, recorder)
+    recorder.record("dns", "x", "y")
+    assert registry.render() == ""
+    recorder.record("dns", "x", "y")
+    assert 'istio_agent_events_dropped_total{component="dns"} 1\n' in registry.render()
+
+
 def test_the_cache_for_outages() -> None:
     registry = Registry()
     report = CacheReport("stale", "", 1000, 7, 12.5)

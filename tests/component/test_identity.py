@@ -567,6 +567,6 @@ def test_a_ca_that_echoes_what_it_was_sent_is_not_quoted(world: World, code: grp
             sentence = await world.failure()
         assert sentence.count("(redacted)") == 3
         for secret in ("token-1", "header-secret", "MHc"):
-            assert secret not in sentence + world.recorder.dump()
+            assert secret not in sentence + world.recorder.to_json()
 
     asyncio.run(main())

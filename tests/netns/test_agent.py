@@ -284,8 +284,21 @@ def test_sigusr1_writes_the_flight_recorder_and_changes_nothing_else(world: Worl
     world.wait_ready()
     status, out, _ = world.end(signal.SIGTERM)
     assert status == 0
-    dumped = out.partition("flight recorder, written because of SIGUSR1:\n")[2]
-    assert json.loads(dumped.splitlines()[0])["kind"]
+    dumped = out.partition("\tinfo\tflight recorder, written because of SIGUSR1: ")[2].splitlines()[1:]
+    assert any("\tevent=started\tat=20" in line for line in dumped)
+
+
+def test_the_flight_recorder_goes_where_the_log_goes_in_its_format(world: World) -> None:
+    target = world.folder / "agent.log"
+    process = world.start("--log_as_json", f"--log_target={target}")
+    world.wait_ready()
+    process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: "written because of SIGUSR1" in target.read_text())
+    status, out, _ = world.end(signal.SIGTERM)
+    assert status == 0
+    assert "flight recorder" not in out
+    entries = [json.loads(line) for line in target.read_text().splitlines()]
+    assert any(entry.get("at") and entry["event"] == "started" for entry in entries)
 
 
 def test_a_fatal_end_writes_it_too(world: World) -> None:
@@ -294,8 +307,8 @@ def test_a_fatal_end_writes_it_too(world: World) -> None:
     status, out, err = world.end()
     assert status == 1
     assert_one_sentence(err)
-    lines = out.partition("flight recorder, written because of a fatal error:\n")[2].splitlines()
-    assert any(json.loads(line)["component"] == "envoy" for line in lines if line.startswith("{"))
+    lines = out.partition("flight recorder, written because of a fatal error: ")[2].splitlines()
+    assert any("\tcomponent=envoy\t" in line for line in lines)
 
 
 def test_mounted_certificates_are_copied_and_followed(world: World) -> None:

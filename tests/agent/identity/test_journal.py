@@ -28,7 +28,7 @@ def test_the_first_and_later_certificates_are_told_apart() -> None:
     assert w.kinds() == ["issued", "rotated"]
     status = w.journal.status.value
     assert (status.next_renewal, status.renewals, status.credential) == (1900.0, 1, "certificate")
-    assert "KEY" not in w.recorder.dump()
+    assert "KEY" not in w.recorder.to_json()
 
 
 def test_an_outage_is_one_event_per_reason_and_counts_every_failure() -> None:
