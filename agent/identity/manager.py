@@ -36,6 +36,15 @@ def _moment() -> rotation.Moment:
     return rotation.Moment(time.time(), time.monotonic())
 
 
+def _contents(path: str) -> bytes:
+    """Of a file that need not be there."""
+    try:
+        with open(path, "rb") as f:
+            return f.read(LARGE)
+    except OSError:
+        return b""
+
+
 class IdentityManager:
     """Publishes to `secret` only what was verified, and never withdraws a certificate before it has a better one.
 
@@ -144,10 +153,13 @@ class IdentityManager:
         action = self._renewal.due(self._secret.value, self._clock().wall)
         if isinstance(action, Use):
             return self._use(action)
+        self._journal.trying = True
         try:
             secret, kind = await self._obtain(action.deadline)
         except AttemptError as e:
             return self._failed(e)
+        finally:
+            self._journal.trying = False
         answer = self._renewal.answered(secret, kind, self._clock().wall)
         return self._hold(secret) if answer is None else self._use(answer)
 
@@ -185,7 +197,6 @@ class IdentityManager:
         current = self._secret.value
         own = (current.key, current.chain) if kind is Kind.CERTIFICATE and current is not None else None
         began, good = self._clock().mono, False
-        self._journal.trying = True
         try:
             chain = await self._client.sign(csr, kind, own, deadline)
             secret = await self._verify(chain, key)
@@ -195,7 +206,6 @@ class IdentityManager:
             self._credentials = self._credentials.refused(kind, usable, e.certificate)
             raise
         finally:
-            self._journal.trying = False
             self._journal.calls.add(self._clock().mono - began, good)
         self._credentials = self._credentials.accepted(kind)
         return secret, kind
@@ -294,12 +304,3 @@ class IdentityManager:
         if end is not None:
             due.append(max(0.0, end - self._clock().wall) + 0.01)
         return min(due)
-
-
-def _contents(path: str) -> bytes:
-    """Of a file that need not be there."""
-    try:
-        with open(path, "rb") as f:
-            return f.read(LARGE)
-    except OSError:
-        return b""
