@@ -126,7 +126,8 @@ def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) 
         _check_leaf(leaf, key_pem, begins)
         identity = leaf_identity(leaf)
         if not identity_matches(requested, identity):
-            raise AttemptError("wrong_identity", f"the CA issued for {identity} instead of {requested}")
+            sentence = f"the CA issued for {identity} instead of {requested}; compare TRUST_DOMAIN, POD_NAMESPACE and "
+            raise AttemptError("wrong_identity", f"{sentence}SERVICE_ACCOUNT with what the credential says")
         _check_path(leaf, chain[1:], roots, begins)
     except UNREADABLE as e:
         raise AttemptError("bad_chain", f"the CA's answer cannot be used: {e}") from e

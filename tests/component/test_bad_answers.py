@@ -1,6 +1,7 @@
 """A CA on its bad days and the secret server together: whatever it answers, no stream notices."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_bad_answers_reach_no_stream(tmp_path: Path, name: str) -> None:
                 assert pushed.certificate_chain.inline_bytes in honest
                 assert pushed.private_key.inline_bytes != first.private_key.inline_bytes
                 assert (await workload.next_secret(current)).chain in honest
-            assert {**BAD, **WORSE}[name][1] in sentence
+            assert re.search({**BAD, **WORSE}[name][1], sentence)
             assert sentence.isprintable()
             assert "-----" not in sentence
             assert len(sentence) < 500
