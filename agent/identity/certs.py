@@ -72,7 +72,10 @@ def join(elements: Iterable[str | bytes]) -> bytes:
 
 def parse_chain(text: bytes) -> list[x509.Certificate]:
     """Every certificate of a PEM text, in order. Raises ValueError if one block does not parse or there is none."""
-    found = [x509.load_pem_x509_certificate(block) for block in pem.certificates(text)]
+    try:
+        found = [x509.load_pem_x509_certificate(block) for block in pem.certificates(text)]
+    except UNREADABLE as e:  # in the library's words, which are about its own insides
+        raise ValueError("what stands for a certificate is none") from e
     if not found or len(found) != text.count(pem.BEGIN):
         raise ValueError("a certificate is missing or cut short")
     return found
@@ -112,7 +115,7 @@ def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) 
         chain = [
             c for at, element in enumerate(encoded[:-1]) if not at or element.strip() for c in parse_chain(element)
         ]
-    except UNREADABLE as e:
+    except ValueError as e:
         raise AttemptError("bad_chain", f"the CA's answer cannot be parsed: {e}") from e
     roots = parse_roots(encoded[-1])
     if not roots:
@@ -130,7 +133,8 @@ def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) 
             raise AttemptError("wrong_identity", f"{sentence}SERVICE_ACCOUNT with what the credential says")
         _check_path(leaf, chain[1:], roots, begins)
     except UNREADABLE as e:
-        raise AttemptError("bad_chain", f"the CA's answer cannot be used: {e}") from e
+        sentence = f"the CA's certificate has a field that cannot be read ({type(e).__name__})"
+        raise AttemptError("bad_chain", sentence) from e
     return Secret(
         chain=join(encoded),
         key=key_pem,

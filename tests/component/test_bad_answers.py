@@ -50,6 +50,7 @@ def test_bad_answers_reach_no_stream(tmp_path: Path, name: str) -> None:
             assert re.search({**BAD, **WORSE}[name][1], sentence)
             assert sentence.isprintable()
             assert "-----" not in sentence
+            assert "ParseError" not in sentence
             assert len(sentence) < 500
 
     asyncio.run(main())
