@@ -65,9 +65,12 @@ lint: venv ## ruff and mypy --strict
 	$(VENV)/bin/ruff format --check agent init tests
 	$(VENV)/bin/mypy
 
+# Most tests wait for processes, clocks and sockets: more of them side by side than there are cores.
+WORKERS ?= 3
+
 unit: venv ## all tests: unit, component, network namespaces, real Envoy
 	@if [ "$$(id -u)" != 0 ]; then echo "not root: the tests that need network namespaces are skipped" >&2; fi
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 bench: venv ## start-up times, CPU until ready, resident memory: medians of several runs
 	@$(PY) -m tests.bench

@@ -4,7 +4,7 @@ import base64
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agent.config import HttpProxy
@@ -183,6 +183,7 @@ def test_names_cover_what_is_below_them(name: str, label: str) -> None:
 @given(st.ip_addresses(), st.integers(0, 128))
 def test_an_address_is_in_its_own_block(ip: IPv4Address | IPv6Address, length: int) -> None:
     assert not goes(str(ip), str(ip))
+    assume(ip.version == 4 or ip.ipv4_mapped is None)  # for Go these are IPv4, and a short IPv6 block has none of them
     assert not goes(str(ip), f"{ip}/{min(length, ip.max_prefixlen)}")
 
 

@@ -173,7 +173,11 @@ def test_the_token_is_read_for_every_call_of_an_attempt(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("later", "reason"), [(jwt(-60), "token_expired"), ("", "token"), (None, "token")])
+@pytest.mark.parametrize(
+    ("later", "reason"),
+    [("expired", "token_expired"), ("", "token"), (None, "token")],
+    ids=["expired", "empty", "gone"],
+)
 def test_a_token_that_ends_between_two_calls_is_not_sent(tmp_path: Path, later: str | None, reason: str) -> None:
     async def main() -> None:
         with FakeCa(ROOT) as ca:
@@ -182,7 +186,7 @@ def test_a_token_that_ends_between_two_calls_is_not_sent(tmp_path: Path, later: 
                 if later is None:
                     (tmp_path / "token").unlink()
                 else:
-                    (tmp_path / "token").write_text(later)
+                    (tmp_path / "token").write_text(later and jwt(-60))
                 raise Deny(grpc.StatusCode.UNAVAILABLE)
 
             ca.answer = answer
