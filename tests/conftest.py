@@ -1,6 +1,7 @@
 """Rules of the whole suite: whoever is root runs the root tests, skips are then failures, no process stays behind."""
 
 import os
+from typing import Any
 
 import psutil
 import pytest
@@ -14,6 +15,7 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 ROOT = os.geteuid() == 0
 _skipped: list[str] = []
+_left: list[str] = []  # command lines of processes that tests did not end
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,13 +31,23 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _skipped.append(report.nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of those that run test files side by side is done."""
+    _left.extend(getattr(node, "workeroutput", {}).get("left", ()))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     left = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    _left.extend(" ".join(p.cmdline()) for p in left)
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left"] = _left
+        return
     problems = []
     if ROOT and _skipped:
         problems.append(f"skipped although root: {', '.join(_skipped)}")
-    if left:
-        problems.append(f"processes left behind: {[' '.join(p.cmdline()) for p in left]}")
+    if _left:
+        problems.append(f"processes left behind: {_left}")
     if problems and session.exitstatus == 0:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         for problem in problems:
