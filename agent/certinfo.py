@@ -3,19 +3,10 @@
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
 from agent import pem
-
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
+from agent.roots import UNREADABLE
 
 
 def describe(text: bytes, limit: int = 32) -> list[dict[str, Any]]:

@@ -196,13 +196,15 @@ def read_client_pair(peer: PeerConfig, level: int = logging.WARNING) -> tuple[by
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
+    from agent.roots import UNREADABLE
+
     try:
         with open(peer.cert_file, "rb") as f:
             chain = f.read()
         leaf = x509.load_pem_x509_certificate(chain)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as e:
+    except (OSError, *UNREADABLE) as e:
         log.log(level, "the client certificate %s is not used: %s", peer.cert_file, _reason(e))
         return None
     if leaf.not_valid_after_utc.timestamp() <= time.time():
@@ -215,7 +217,7 @@ def read_client_pair(peer: PeerConfig, level: int = logging.WARNING) -> tuple[by
         loaded = serialization.load_pem_private_key(key, None, unsafe_skip_rsa_key_validation=True)
         if loaded.public_key() != leaf.public_key():
             raise ValueError("it is not the key of the certificate")
-    except (OSError, ValueError, TypeError) as e:
+    except (OSError, *UNREADABLE) as e:
         sentence = f"the key {peer.key_file} of the client certificate {peer.cert_file} cannot be used: {_reason(e)}"
         raise AttemptError("client_certificate", sentence) from e
     return key, chain

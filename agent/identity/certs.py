@@ -9,7 +9,7 @@ from functools import lru_cache
 from math import inf
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
@@ -17,21 +17,13 @@ from cryptography.x509.oid import NameOID
 from agent import pem
 from agent.errors import AttemptError
 from agent.model import Secret
+from agent.roots import UNREADABLE, merge_roots, parse_roots
 
-# What cryptography raises for certificates that it cannot read, partly only when a field is looked at.
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 # No mesh has longer paths; the limit bounds the work that a hostile chain can cause.
 MAX_PATH = 8
 MAX_SIGNATURE_CHECKS = 64
-# Roots seldom change: what was found out about that many bundles, and about ten times as many issuers, is kept.
-BUNDLES = 4
+# Issuers seldom change: what was found out about that many is kept.
+ISSUERS = 40
 
 
 @lru_cache(maxsize=1)
@@ -79,25 +71,6 @@ def parse_chain(text: bytes) -> list[x509.Certificate]:
     if not found or len(found) != text.count(pem.BEGIN):
         raise ValueError("a certificate is missing or cut short")
     return found
-
-
-@lru_cache(maxsize=BUNDLES)
-def parse_roots(text: bytes) -> tuple[x509.Certificate, ...]:
-    """The certificates of a PEM bundle that parse; the others are left out."""
-    found = []
-    for block in pem.certificates(text):
-        try:
-            found.append(x509.load_pem_x509_certificate(block))
-        except UNREADABLE:
-            continue
-    return tuple(found)
-
-
-@lru_cache(maxsize=BUNDLES)
-def merge_roots(*bundles: bytes) -> bytes:
-    """One bundle of all parsable certificates: each once, sorted as text, joined by newlines, none at the end."""
-    blocks = {c.public_bytes(serialization.Encoding.PEM).strip() for bundle in bundles for c in parse_roots(bundle)}
-    return b"\n".join(sorted(blocks))
 
 
 def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) -> Secret:
@@ -218,12 +191,12 @@ def _check_path(
     raise AttemptError("untrusted", f"the CA's certificate does not chain to the root that came with it: {problem}")
 
 
-@lru_cache(maxsize=10 * BUNDLES)
+@lru_cache(maxsize=ISSUERS)
 def _subject(certificate: x509.Certificate) -> bytes:
     return certificate.subject.public_bytes()
 
 
-@lru_cache(maxsize=10 * BUNDLES)
+@lru_cache(maxsize=ISSUERS)
 def _reach(issuer: x509.Certificate) -> float:
     """How many CA certificates may lie between it and a leaf; -1 if it may not issue any certificate."""
     try:

@@ -1,7 +1,7 @@
 """Which roots Envoy trusts: those of the CA's answers and those that the control plane sends."""
 
-from agent.identity import certs
 from agent.record import record, replace
+from agent.roots import merge_roots
 
 # A CA that answers with other roots every time must not make the bundle grow without end.
 MAX_FORMER = 4
@@ -39,12 +39,12 @@ class Trust:
         """One bundle: each certificate once, sorted."""
         if not (self.former or self.bundle):
             return self.issued  # which is so already
-        return certs.merge_roots(self.issued, *(r for r, _ in self.former), *(b.encode() for b in self.bundle))
+        return merge_roots(self.issued, *(r for r, _ in self.former), *(b.encode() for b in self.bundle))
 
     def origin(self, root: bytes) -> tuple[str, float | None]:
         """Why a certificate of `merged` (PEM) is trusted: (current | former | bundle, until when, None = for good)."""
-        if root in certs.merge_roots(self.issued):
+        if root in merge_roots(self.issued):
             return "current", None
-        if any(root in certs.merge_roots(one.encode()) for one in self.bundle):
+        if any(root in merge_roots(one.encode()) for one in self.bundle):
             return "bundle", None
-        return "former", max((until for roots, until in self.former if root in certs.merge_roots(roots)), default=None)
+        return "former", max((until for roots, until in self.former if root in merge_roots(roots)), default=None)

@@ -18,7 +18,7 @@ from agent import peer
 from agent.config import PeerConfig
 from agent.errors import AttemptError
 from agent.rpc.status import Code, RpcError
-from tests.fakes.ca import Root, key_pem, new_key
+from tests.fakes.ca import Root, key_pem, new_key, strange_version
 
 NAME = "istiod.istio-system.svc"
 ECHO = "/test.Echo/Call"
@@ -150,8 +150,9 @@ def test_the_client_certificate_is_shown_while_it_is_valid(tmp_path: Path, caplo
             assert "expired" not in caplog.text
             assert peer.read_client_pair(c) is None
             assert "expired" in caplog.text
-            cert_file.write_bytes(b"garbage")
-            assert peer.read_client_pair(c) is None
+            for unreadable in (b"garbage", strange_version(Root())):
+                cert_file.write_bytes(unreadable)
+                assert peer.read_client_pair(c) is None
 
     logging.getLogger("agent").propagate = True
     asyncio.run(main())

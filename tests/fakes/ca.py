@@ -1,5 +1,6 @@
 """A small real CA: roots and certificates, and a TLS gRPC server that issues them as well as a test wants it to."""
 
+import base64
 import datetime as dt
 import ipaddress
 import math
@@ -106,6 +107,13 @@ class Root:
                 general.append(x509.DNSName(name))
         key = new_key()
         return key_pem(key), self.issue(key.public_key(), general, ttl, -86400.0)
+
+
+def strange_version(root: Root) -> bytes:
+    """The root's certificate (PEM) with a version that does not exist; its parser's error is no ValueError."""
+    der = root.certificate.public_bytes(serialization.Encoding.DER)
+    wrong = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020105"), 1)
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(wrong) + b"-----END CERTIFICATE-----\n"
 
 
 @dataclass(frozen=True)

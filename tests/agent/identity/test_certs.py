@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import roots
 from agent.errors import AttemptError
 from agent.identity import certs
 from tests.fakes.ca import PEM, Key, Root, key_pem, new_key
@@ -89,7 +90,7 @@ def test_an_identity_that_no_certificate_can_hold_is_refused() -> None:
         certs.request(KEY, "spiffe://ü/ns/a/sa/b")
 
 
-# ------------------------------------------------------------------------------------------------ joining and roots
+# ------------------------------------------------------------------------------------------------ joining and parsing
 
 
 @pytest.mark.parametrize(
@@ -100,13 +101,6 @@ def test_join(elements: tuple[str, ...], joined: bytes) -> None:
     assert certs.join(elements) == joined
 
 
-def test_roots_are_sorted_once_each_without_a_final_newline() -> None:
-    bundle = b"# comment\n" + ROOT.pem + b"\n" + OTHER.pem + ROOT.pem
-    junk = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
-    assert certs.merge_roots(bundle, junk, OTHER.pem) == b"\n".join(sorted([ROOT.pem.strip(), OTHER.pem.strip()]))
-    assert certs.merge_roots(junk) == b""
-
-
 PIECES = st.sampled_from(
     [ROOT.pem, OTHER.pem, LEAF, LEAF[:100], LEAF[50:], b"\n", b"junk", b"-----BEGIN CERTIFICATE-----\nAAAA\n"]
 )
@@ -115,13 +109,13 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=8), st.binary(max_size=50))
 def test_any_text_parses_or_is_refused_politely(pieces: list[bytes], noise: bytes) -> None:
     data = noise.join(pieces)
-    roots = certs.parse_roots(data)
-    assert len(roots) <= data.count(b"-----BEGIN CERTIFICATE-----")
+    found = roots.read_roots(data)
+    assert len(found) <= data.count(b"-----BEGIN CERTIFICATE-----")
     try:
         chain = certs.parse_chain(data)
     except ValueError:
         return
-    assert chain == list(roots)
+    assert chain == list(found)
 
 
 @given(st.lists(PIECES, max_size=5), st.lists(PIECES, max_size=5))
@@ -163,7 +157,7 @@ def test_good_chains(make: Callable[[Issuers], list[str]], i: Issuers) -> None:
     now, elements = time.time(), make(i)
     secret = certs.verify(elements, i.key, SPIFFE, now)
     assert secret.chain == certs.join(elements)
-    assert secret.roots == certs.merge_roots(elements[-1].encode())
+    assert secret.roots == roots.merge_roots(elements[-1].encode())
     assert (secret.identity, secret.key, secret.created) == (SPIFFE, i.key, now)
     assert secret.not_before < now < secret.not_after
     assert "PRIVATE" not in repr(secret)
@@ -243,7 +237,3 @@ def test_a_certificate_without_names_is_another_identity() -> None:
 )
 def test_identity_matches(requested: str, issued: str, same: bool) -> None:
     assert certs.identity_matches(requested, issued) is same
-
-
-def test_the_encoding_of_roots_is_canonical() -> None:
-    assert certs.parse_roots(ROOT.pem.replace(b"\n", b"\r\n"))[0].public_bytes(PEM) == ROOT.pem
