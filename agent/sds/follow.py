@@ -11,6 +11,7 @@ from agent.sds.watch import Watcher
 THOROUGH = 5.0  # seconds between two comparisons of content: some file systems tell nothing
 POLL = 0.5  # seconds between two looks where a directory cannot be watched
 PATIENCE = 10.0  # seconds after a change in which a pair that does not match is read again and again
+SETTLE = 0.1  # seconds at most that a change may settle before it is looked at
 
 
 class Source(Protocol):
@@ -23,8 +24,8 @@ class Source(Protocol):
 
 
 class Follower:
-    """Calls `notify` after each look that found new content. `debounce` (seconds, FILE_DEBOUNCE_DURATION): how long a
-    change may settle before it is looked at, and the first pause before a pair that does not match is read again.
+    """Calls `notify` after each look that found new content. `debounce` (seconds, FILE_DEBOUNCE_DURATION): the first
+    pause before files that are not usable are read again; the next ones are twice as long each.
     """
 
     def __init__(self, source: Source, debounce: float, notify: Callable[[], None]) -> None:
@@ -61,5 +62,5 @@ class Follower:
                 except TimeoutError:
                     retry *= 2
                 else:
-                    await asyncio.sleep(self._debounce)
+                    await asyncio.sleep(min(self._debounce, SETTLE))
                     retry = self._debounce
