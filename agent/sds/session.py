@@ -10,6 +10,7 @@ from agent.protos import xds_pb2
 from agent.record import record
 
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+HEALTH_TYPE = "type.googleapis.com/istio.v1.HealthInformation"
 # Envoy asks for one or two names; a client that asks for thousands is broken or hostile.
 MAX_NAMES = 1000
 
@@ -52,17 +53,19 @@ class Session:
         return bool(self._owed)
 
     def request(self, request: xds_pb2.Request) -> Refusal | Rejected | None:
-        """Take one request; what to send, if anything, is then told by `due`."""
+        """Take one request; what to send, if anything, is then told by `due`. A Refusal changes nothing."""
+        if not self._node_seen and request.type_url == HEALTH_TYPE:
+            return None  # news of the workload, which some clients tell before they ask
         if not self._node_seen and not request.node.id:
             return Refusal("INVALID_ARGUMENT", "missing node information")
-        self._node_seen = True
         if refusal := _foreign(request.type_url):
             return refusal
+        self._node_seen = True
         if request.HasField("error_detail"):
             return Rejected(request.error_detail.message)
         names = tuple(dict.fromkeys(request.resource_names))
         if len(names) > MAX_NAMES:
-            return Refusal("INVALID_ARGUMENT", f"{len(names)} secrets on one stream; at most {MAX_NAMES} are served")
+            return _greedy(len(names))
         if not names:
             self._subscribe(None)
             self._owed = ()
@@ -112,25 +115,27 @@ class DeltaSession:
         return bool(self._owed)
 
     def request(self, request: xds_pb2.DeltaRequest) -> Refusal | Rejected | None:
-        """Take one request; what to send, if anything, is then told by `due`."""
+        """Take one request; what to send, if anything, is then told by `due`. A Refusal changes nothing."""
         first = not self._node_seen
+        if first and request.type_url == HEALTH_TYPE:
+            return None
         if first and not request.node.id:
             return Refusal("INVALID_ARGUMENT", "missing node information")
-        self._node_seen = True
         if refusal := _foreign(request.type_url):
             return refusal
-        for name in request.resource_names_unsubscribe:
+        dropped, added = set(request.resource_names_unsubscribe), dict.fromkeys(request.resource_names_subscribe)
+        if (count := len((self._sent.keys() - dropped) | added.keys())) > MAX_NAMES:
+            return _greedy(count)
+        self._node_seen = True
+        for name in dropped:
             self._sent.pop(name, None)
             self._owed.pop(name, None)
         known = request.initial_resource_versions if first else {}
-        for name in request.resource_names_subscribe:
+        for name in added:
             # Whoever subscribes again must be answered, unless a new stream says that it has this version already.
             self._sent[name] = known.get(name)
             if name not in known:
                 self._owed[name] = None
-        if len(self._sent) > MAX_NAMES:
-            message = f"{len(self._sent)} secrets on one stream; at most {MAX_NAMES} are served"
-            return Refusal("INVALID_ARGUMENT", message)
         return Rejected(request.error_detail.message) if request.HasField("error_detail") else None
 
     def due(self, versions: Versions) -> tuple[str, ...]:
@@ -148,6 +153,10 @@ class DeltaSession:
 def _changed(sent: dict[str, str | None], versions: Versions) -> tuple[str, ...]:
     """Names whose content is another than the client has; content that is gone is no reason to send anything."""
     return tuple(n for n, had in sent.items() if (now := versions(n)) is not None and now != had)
+
+
+def _greedy(count: int) -> Refusal:
+    return Refusal("INVALID_ARGUMENT", f"{count} secrets on one stream; at most {MAX_NAMES} are served")
 
 
 def _foreign(type_url: str) -> Refusal | None:

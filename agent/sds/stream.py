@@ -123,6 +123,7 @@ class Conversation:
         self._ledger = ledger
         self._rejected = rejected
         self._followed: set[str] = set()
+        self._deadline: float | None = None  # until when the answer that is owed waits for files
         self._turn = asyncio.Event()  # something changed, or a slow client has taken its response
         self._clock = asyncio.get_running_loop().time
         self._began = 0.0  # when the response that waits was sent
@@ -137,6 +138,7 @@ class Conversation:
                     if refusal := self._take(raw):
                         return refusal
                     # The next request is read when this one is answered.
+                    self._deadline = None
                     while not self._advance():
                         if refusal := await self._wait():
                             return refusal
@@ -157,7 +159,7 @@ class Conversation:
                         return self._next(names)
                     if refusal := await self._wait():
                         return refusal
-                return self._dialect.build(self._store, (), os.urandom(16).hex())
+                return self._dialect.build(self._store, (), _nonce())
         finally:
             self._follow(())
 
@@ -192,7 +194,7 @@ class Conversation:
             self._late = None
 
     def _next(self, names: tuple[str, ...]) -> bytes:
-        nonce = os.urandom(16).hex()
+        nonce = _nonce()
         message = self._dialect.build(self._store, names, nonce)
         self._session.sent(names, nonce, self._store.version)
         return message
@@ -203,27 +205,31 @@ class Conversation:
             outcome = self._session.request(self._dialect.parse(raw))
         except DecodeError:
             return UNDECODABLE
+        if isinstance(outcome, Refusal):
+            return outcome
+        self._follow(self._session.names)
         if isinstance(outcome, Rejected):
             self._rejected(outcome.message, self._session.names)
-            return None
-        self._follow(self._session.names)
-        return outcome
+        return None
 
     async def _wait(self) -> Refusal | None:
-        """Until something changes. A Refusal when a file does not turn up; the CA may take for ever."""
+        """Until it is worth while to look again. A Refusal when a file does not turn up; the CA may take for ever."""
         self._turn.clear()
         missing = [n for n in self._session.names if self._store.version(n) is None and self._store.problem(n)]
         if not missing or self._call.waits:
             await self._turn.wait()
             return None
-        try:
-            patience = 0.0 if any(self._store.hopeless(n) for n in missing) else FILE_PATIENCE
-            # Not wait_for: Python 3.11's swallows a cancellation that comes together with the event.
-            async with asyncio.timeout(patience):
+        now = self._clock()
+        if self._deadline is None:
+            self._deadline = now + FILE_PATIENCE
+        lost = [n for n in missing if self._store.hopeless(n)] or (missing if now >= self._deadline else [])
+        if lost:
+            why = self._store.problem(lost[0])
+            return Refusal("UNKNOWN", f"failed to generate secret for {lost[0][:200]}: {why}")
+        # Not wait_for: Python 3.11's swallows a cancellation that comes together with the event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._deadline):
                 await self._turn.wait()
-        except TimeoutError:
-            why = self._store.problem(missing[0])
-            return Refusal("UNKNOWN", f"failed to generate secret for {missing[0][:200]}: {why}")
         return None
 
     def _follow(self, names: tuple[str, ...]) -> None:
@@ -231,6 +237,14 @@ class Conversation:
         wanted = set(names)
         for name in wanted - self._followed:
             self._store.subscribe(name)
+            self._followed.add(name)
         for name in self._followed - wanted:
+            self._followed.discard(name)
             self._store.unsubscribe(name)
-        self._followed = wanted
+
+
+def _nonce() -> str:
+    """A UUID of version 4; the module for that takes longer to load than all of these."""
+    text = os.urandom(16).hex()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.protos import xds_pb2
-from agent.sds.session import MAX_NAMES, SECRET_TYPE, DeltaSession, Refusal, Rejected, Session
+from agent.sds.session import HEALTH_TYPE, MAX_NAMES, SECRET_TYPE, DeltaSession, Refusal, Rejected, Session
 
 NODE = xds_pb2.Node(id="sidecar~1")
 
@@ -169,6 +169,29 @@ def test_delta_rejection_and_greed(world: World) -> None:
     assert session.request(delta(error_detail=xds_pb2.Status(message="no"))) == Rejected("no")
     assert not world.answer(session, "n2")
     assert isinstance(session.request(delta(*map(str, range(MAX_NAMES)))), Refusal)
+
+
+def test_a_refused_delta_request_changes_nothing(world: World) -> None:
+    session = DeltaSession()
+    session.request(delta("default"))
+    world.answer(session, "n1")
+    assert isinstance(session.request(delta(*map(str, range(100_000)), drop=("default",))), Refusal)
+    assert session.names == ("default",)
+    assert not session.owes
+    assert session.request(delta(*map(str, range(MAX_NAMES)), drop=("default",))) is None
+    assert len(session.names) == MAX_NAMES
+
+
+@pytest.mark.parametrize("kind", [Session, DeltaSession])
+def test_news_of_the_workload_are_skipped_until_the_node_is_known(kind: type[Any], world: World) -> None:
+    session, request = kind(), ask("default") if kind is Session else delta("default")
+    for news in ({}, {"node": NODE}):
+        assert session.request(type(request)(type_url=HEALTH_TYPE, **news)) is None
+    assert (session.names, session.owes) == ((), False)
+    assert isinstance(session.request(type(request)()), Refusal), "they name no node"
+    assert session.request(request) is None
+    assert world.answer(session, "n1") == ("default",)
+    assert isinstance(session.request(type(request)(type_url=HEALTH_TYPE)), Refusal)
 
 
 # ------------------------------------------------------------------------------------------------ any sequence
