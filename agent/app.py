@@ -86,6 +86,7 @@ class App:
         self.recorder = Recorder()
         self.stop = StopSignal()
         self.secret: Latest[Secret | None] = Latest(None)
+        self.bundle: Latest[tuple[str, ...]] = Latest(())
         self.identity_ready = Latest(Readiness(True))
         self.envoy = Latest(EnvoyState(EnvoyPhase.STOPPED))
         self.xds_status = Latest(XdsStatus())
@@ -116,7 +117,7 @@ class App:
             yield "agent.sds.server"
             from agent.sds.server import SdsServer
 
-            self.sds = SdsServer(config.sds, self.secret, self.recorder, self.booted.sds_socket)
+            self.sds = SdsServer(config.sds, self.secret, self.recorder, self.booted.sds_socket, self.bundle)
             yield "sds", self.sds
         if config.envoy.enabled:
             yield "agent.envoy.readiness"
@@ -152,6 +153,7 @@ class App:
             self.identity = IdentityManager(
                 config.identity, self.secret, self.identity_ready, self.recorder, key, machine
             )
+            self.identity.update_trust(self.bundle.value)  # which may have come before
             if self.registry is not None:
                 exposition.identity(self.registry, self.identity)
             yield "identity", self.identity
@@ -278,8 +280,13 @@ class App:
         self.names.set(table.decode(payload))
 
     def _take_trust(self, payload: bytes) -> None:
+        from agent.xds import wire
+
+        if (bundle := wire.trust_bundle(payload)) == self.bundle.value:
+            return
+        self.bundle.set(bundle)
         if self.identity is not None:
-            self.identity.update_trust(payload)
+            self.identity.update_trust(bundle)
 
     def _supervise(self) -> None:
         from agent.envoy.readiness import EnvoyReadiness

@@ -138,7 +138,8 @@ class SdsConfig:
     cert_file: str = ""  # mounted files that are served as `default` and `ROOTCA` if they exist; "" = never
     key_file: str = ""
     root_file: str = ""
-    debounce: float = 0.1  # FILE_DEBOUNCE_DURATION
+    debounce: float = 0.1  # FILE_DEBOUNCE_DURATION: the first pause before unusable files are read again
+    ca: bool = True  # there is one, which has what no files are mounted for
     output_dir: str = ""  # OUTPUT_CERTS: what is served is written there as well; "" = nowhere
     output_mode: int = 0o600  # of those files; 0644 in Kubernetes
     key_provider: KeyProvider | None = None

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from google.protobuf.message import DecodeError
-
 from agent import logs
 from agent import peer as peers
 from agent.config import IdentityConfig
@@ -24,7 +22,6 @@ from agent.identity.spare import KeySupply
 from agent.identity.trust import Trust
 from agent.latest import Latest
 from agent.model import Readiness, Secret
-from agent.protos import mesh_pb2
 from agent.record import replace
 
 log = logs.scope("cache")
@@ -107,15 +104,11 @@ class IdentityManager:
         """Ask for a new certificate at once; the one in use stays until the answer is verified."""
         self._wake.set()
 
-    def update_trust(self, payload: bytes) -> None:
-        """A trust bundle from the control plane (PCDS: serialized ProxyConfig). Raises ValueError if undecodable.
+    def update_trust(self, bundle: tuple[str, ...]) -> None:
+        """A trust bundle from the control plane, PEM.
 
         Its certificates join the roots at once, and a new certificate is asked for: the CA may have changed.
         """
-        try:
-            bundle = tuple(mesh_pb2.ProxyConfig.FromString(payload).ca_certificates_pem)
-        except DecodeError as e:
-            raise ValueError("the trust bundle cannot be decoded") from e
         if bundle == self._trust.bundle:
             return
         self._trust = replace(self._trust, bundle=bundle)

@@ -34,7 +34,7 @@ KEEPALIVE = (30.0, 10.0)
 class SdsServer:
     """Serves `secret` and mounted files. A request before the first certificate waits, whatever the CA does.
 
-    `listener`: the socket, if it exists already.
+    `listener`: the socket, if it exists already. `bundle`: the control plane's trust bundle, PEM.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class SdsServer:
         secret: Latest[Secret | None],
         recorder: Recorder,
         listener: socket.socket | None = None,
+        bundle: Latest[tuple[str, ...]] | None = None,
     ) -> None:
         self._config = config
         self._listener = listener
         self._secret = secret
         self._recorder = recorder
-        self._store = Store(config, secret)
+        self._bundle: Latest[tuple[str, ...]] = Latest(()) if bundle is None else bundle
+        self._store = Store(config, secret, self._bundle)
         self._changes = Broadcast()
         self._follower = Follower(self._store, config.debounce, self._notify)
         self._server: Server | None = None
@@ -88,7 +90,7 @@ class SdsServer:
         """Serve until cancelled."""
         if self._server is None:
             raise AssertionError("start() comes before run()")
-        with self._secret.listening(self._notify):
+        with self._secret.listening(self._notify), self._bundle.listening(self._notify):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follower.run(), name="sds-files")
                 await self._server.run()

@@ -119,11 +119,12 @@ def load(
         attempt.refuse(ConfigError("tracing.stackdriver needs a GCP project: set GCP_METADATA or use another tracer"))
     trust = Trust(env, proxy, node, read, probe_socket)
     dns, run_as = _dns(env, role, node, read, os.getuid() if uid is None else uid)
+    identity = attempt(None, trust.identity)
     return AgentConfig(
         node=node,
-        identity=attempt(None, trust.identity),
+        identity=identity,
         machine_token=attempt(None, trust.machine_token),
-        sds=trust.sds(),
+        sds=trust.sds(ca=identity is not None),
         xds=XdsConfig(
             socket_path=f"{proxy['configPath']}/XDS",
             plane=attempt(NOBODY, trust.plane),

@@ -66,8 +66,15 @@ class Trust:
         self.credential_socket = probe(CREDENTIAL_SOCKET)
 
     def _exists(self, path: str) -> bool:
+        return self._content(path) is not None
+
+    def _filled(self, path: str) -> bool:
+        """There is something in the file: an empty one may be filled later, and stands in for no CA until then."""
+        return bool((self._content(path) or b"").strip())
+
+    def _content(self, path: str) -> bytes | None:
         try:
-            return self.read(path) is not None
+            return self.read(path)
         except OSError as e:
             raise ConfigError(f"cannot read {path}: {e.strerror or e}; make it readable for the agent's user") from None
 
@@ -126,7 +133,7 @@ class Trust:
         """The CA, or None when certificates come from files or from an external SDS server."""
         if self.file_mounted or self.external_sds:
             return None
-        if self._serves_mounted() and all(self._exists(path) for path in self.mounted):
+        if self._serves_mounted() and all(self._filled(path) for path in self.mounted):
             return None
         explicit = self.env.text("CA_ADDR")
         addresses = (explicit,) if explicit else self._plane_addresses()
@@ -254,14 +261,15 @@ class Trust:
             raise ConfigError(f"GCE_METADATA_HOST {host!r} is not usable: {e}") from None
         return MachineTokenConfig(host, self.node.trust_domain)
 
-    def sds(self) -> SdsConfig:
-        """The section of the SDS server."""
+    def sds(self, ca: bool) -> SdsConfig:
+        """The section of the SDS server; `ca`: there is one."""
         mounted = self.mounted if self._serves_mounted() else Files("", "", "")
         return SdsConfig(
             socket_path=FILES_SOCKET if self.external_sds else f"{SOCKET_DIR}/{self.socket_file}",
             crl_enabled=self.env.flag("PILOT_ENABLE_CA_CRL", True),
             external=self.external_sds,
             external_socket=f"{SOCKET_DIR}/{self.socket_file}" if self.external_sds else "",
+            ca=ca,
             cert_file=mounted.cert,
             key_file=mounted.key,
             root_file=mounted.root,

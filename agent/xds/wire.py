@@ -98,6 +98,16 @@ def first_resource(flavour: Flavour, frame: Frame) -> tuple[str, bytes] | None:
     return resource.type_url, resource.value
 
 
+def trust_bundle(payload: bytes) -> tuple[str, ...]:
+    """The PEM texts of a trust bundle (PCDS: a serialized ProxyConfig). Raises ValueError if undecodable."""
+    from agent.protos import mesh_pb2  # few meshes send one
+
+    try:
+        return tuple(mesh_pb2.ProxyConfig.FromString(payload).ca_certificates_pem)
+    except DecodeError as e:
+        raise ValueError("the trust bundle cannot be decoded") from e
+
+
 def subscription(flavour: Flavour, type_url: str) -> bytes:
     """A wildcard subscription of our own: nothing but the type."""
     return refusal(flavour, type_url, None)

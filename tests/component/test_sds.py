@@ -7,7 +7,8 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from agent.sds.report import shadow
 from agent.sds.server import SdsServer
 from tests.fakes.ca import SERVER_NAME, FakeCa, Root, lasting
 from tests.fakes.sds_client import NODE, SECRET, SERVICE, SdsClient, open_socket, secrets
+from tests.fakes.waiting import eventually
 
 SPIFFE = "spiffe://cluster.local/ns/demo/sa/app"
 
@@ -46,18 +48,19 @@ def make_secret(name: str = "one", root: Root | None = None) -> Secret:
 
 
 class World:
-    def __init__(self, tmp: Path, secret: Secret | None) -> None:
+    def __init__(self, tmp: Path, secret: Secret | None, **config: Any) -> None:
         self.tmp = tmp
         self.path = str(tmp / "run" / "socket")
-        self.config = SdsConfig(socket_path=self.path, crl_file=str(tmp / "crl.pem"))
+        self.config = SdsConfig(socket_path=self.path, crl_file=str(tmp / "crl.pem"), **config)
         self.secret: Latest[Secret | None] = Latest(secret)
+        self.bundle: Latest[tuple[str, ...]] = Latest(())
         self.recorder = Recorder()
-        self.server = SdsServer(self.config, self.secret, self.recorder)
+        self.server = SdsServer(self.config, self.secret, self.recorder, bundle=self.bundle)
 
 
 @asynccontextmanager
-async def serving(tmp: Path, secret: Secret | None = None) -> AsyncIterator[World]:
-    async with running(World(tmp, secret)) as world:
+async def serving(tmp: Path, secret: Secret | None = None, **config: Any) -> AsyncIterator[World]:
+    async with running(World(tmp, secret, **config)) as world:
         yield world
 
 
@@ -71,12 +74,6 @@ async def running(world: World) -> AsyncIterator[World]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled(), task.exception()
-
-
-async def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def chain(secret: secret_pb2.Secret) -> bytes:
@@ -505,6 +502,174 @@ def test_a_file_that_appears_later_is_served_then(tmp_path: Path) -> None:
             await eventually(lambda: w.server.streams == 1)
             _, cert = write_pair(tmp_path, Root())
             assert chain(await c.follow(name)) == cert
+
+    asyncio.run(main())
+
+
+MOUNTED = {"cert_file": "cert.pem", "key_file": "key.pem", "root_file": "root.pem"}
+
+
+def mounted(tmp: Path) -> dict[str, str]:
+    """The configuration in which ordinary names may be these files."""
+    return {field: str(tmp / name) for field, name in MOUNTED.items()}
+
+
+async def refused(client: SdsClient) -> str:
+    """Why the stream ends with UNKNOWN."""
+    with pytest.raises(grpc.aio.AioRpcError) as e:
+        await client.receive()
+    assert e.value.code() is grpc.StatusCode.UNKNOWN
+    return e.value.details() or ""
+
+
+def test_whoever_waited_is_served_what_a_newcomer_found(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            serving(tmp_path, make_secret(), **mounted(tmp_path)) as w,
+            SdsClient(w.path) as a,
+            SdsClient(w.path) as b,
+            SdsClient(w.path) as c,
+        ):
+            name = f"file-cert:{tmp_path}/cert.pem~{tmp_path}/key.pem"
+            await a.ask("default")
+            assert chain(await a.follow("default")) == b"chain of one\n"
+            await c.ask(name)
+            await eventually(lambda: w.server.file_failures == 1)
+            _, cert = write_pair(tmp_path, Root())
+            got = await b.get("default", name)
+            assert [chain(s) for s in got.values()] == [cert, cert]
+            assert chain(await a.follow("default")) == cert
+            assert chain(await c.follow(name)) == cert
+
+    asyncio.run(main())
+
+
+def test_patience_with_a_file_does_not_begin_anew_with_everything_that_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.sds.stream.FILE_PATIENCE", 0.1)
+
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as c:
+            await c.ask("file-root:/nonexistent")
+            waiting = asyncio.ensure_future(refused(c))
+            async with asyncio.timeout(10):
+                while not waiting.done():
+                    w.secret.set(make_secret())
+                    await asyncio.sleep(0.01)
+            assert "cannot read /nonexistent" in await waiting
+
+    asyncio.run(main())
+
+
+def test_every_answer_has_its_own_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.sds.stream.FILE_PATIENCE", 3600.0)
+
+    async def main() -> None:
+        async with serving(tmp_path) as w, SdsClient(w.path) as c:
+            names = [f"file-root:{tmp_path}/{i}" for i in range(2)]
+            await c.ask(names[0])
+            await eventually(lambda: w.server.file_failures == 1)
+            (tmp_path / "0").write_bytes(Root().pem)
+            nonce = (await c.receive()).nonce
+            monkeypatch.setattr("agent.sds.stream.FILE_PATIENCE", 0.01)
+            await c.ask(*names, nonce=nonce)
+            assert names[1] in await refused(c)
+
+    asyncio.run(main())
+
+
+def test_a_stream_looks_again_before_it_gives_a_file_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.sds.stream.FILE_PATIENCE", 0.3)
+    monkeypatch.setattr("agent.sds.follow.SETTLE", 3600.0)  # nobody tells
+
+    async def main() -> None:
+        async with serving(tmp_path, debounce=3600.0) as w, SdsClient(w.path) as c:
+            name = f"file-cert:{tmp_path}/cert.pem~{tmp_path}/key.pem"
+            await c.ask(name)
+            await eventually(lambda: w.server.file_failures == 1)
+            _, cert = write_pair(tmp_path, Root())
+            w.server._store.subscribe(name)
+            assert chain(await c.follow(name)) == cert
+
+    asyncio.run(main())
+
+
+def test_without_a_ca_a_stream_ends_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.sds.stream.FILE_PATIENCE", 0.3)
+
+    async def main() -> None:
+        async with serving(tmp_path, ca=False, **mounted(tmp_path)) as w:
+            async with SdsClient(w.path) as c:
+                await c.ask("ROOTCA")
+                reason = f"there is no CA, and cannot read {tmp_path}/root.pem: No such file or directory"
+                assert await refused(c) == f"failed to generate secret for ROOTCA: {reason}"
+            _, cert = write_pair(tmp_path, Root())
+            async with SdsClient(w.path) as c:
+                assert chain((await c.get("default"))["default"]) == cert
+
+    asyncio.run(main())
+
+
+def test_without_a_ca_and_files_a_stream_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.sds.stream.FILE_PATIENCE", 3600.0)
+
+    async def main() -> None:
+        async with serving(tmp_path, ca=False) as w, SdsClient(w.path) as c:
+            await c.ask("default")
+            assert "failed to generate secret for default: there is no CA, and no mounted files" in await refused(c)
+
+    asyncio.run(main())
+
+
+def test_the_control_planes_bundle_joins_mounted_roots_and_is_pushed(tmp_path: Path) -> None:
+    async def main() -> None:
+        root, other = Root("mounted"), Root("other")
+        (tmp_path / "root.pem").write_bytes(root.pem)
+        async with serving(tmp_path, **mounted(tmp_path)) as w, SdsClient(w.path) as c:
+            await c.ask("ROOTCA")
+            assert (await c.follow("ROOTCA")).validation_context.trusted_ca.inline_bytes == root.pem
+            w.bundle.set((other.pem.decode(),))
+            merged = b"\n".join(sorted([root.pem.strip(), other.pem.strip()]))
+            assert (await c.follow("ROOTCA")).validation_context.trusted_ca.inline_bytes == merged
+
+    asyncio.run(main())
+
+
+def test_a_pair_outlives_the_stream_that_asked_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        name = f"file-cert:{tmp_path}/cert.pem~{tmp_path}/key.pem"
+        _, cert = write_pair(tmp_path, Root())
+        async with serving(tmp_path) as w:
+            async with SdsClient(w.path) as c:
+                await c.get(name)
+            await eventually(lambda: w.server.streams == 0)
+            (tmp_path / "key.pem").unlink()
+            async with SdsClient(w.path) as c:
+                assert chain((await c.get(name))[name]) == cert
+
+    asyncio.run(main())
+
+
+def test_nonces_are_uuids(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as c:
+            seen = set()
+            for i in range(20):
+                await c.ask("default")
+                nonce = (await c.receive()).nonce
+                assert (str(uuid.UUID(nonce)), uuid.UUID(nonce).version) == (nonce, 4), i
+                seen.add(nonce)
+            assert len(seen) == 20
+
+    asyncio.run(main())
+
+
+def test_news_of_the_workload_before_the_first_request_are_skipped(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as c:
+            await c.ask(node=False, type_url="type.googleapis.com/istio.v1.HealthInformation")
+            assert chain((await c.get("default"))["default"]) == b"chain of one\n"
 
     asyncio.run(main())
 

@@ -73,6 +73,80 @@ def test_mounted_files_stand_in_for_the_ca(tmp_path: Path) -> None:
     assert decode(store, "ROOTCA").validation_context.trusted_ca.inline_bytes == root.pem
 
 
+def test_a_newcomer_finds_mounted_files_for_those_who_have_the_ca_s_certificate(tmp_path: Path) -> None:
+    names = {"cert_file": "c.pem", "key_file": "k.pem"}
+    store, _ = make(tmp_path, **{k: str(tmp_path / v) for k, v in names.items()})
+    store.subscribe("default")
+    assert not store.refresh()
+    key, cert = Root().workload("spiffe://mounted/x")
+    (tmp_path / "c.pem").write_bytes(cert)
+    (tmp_path / "k.pem").write_bytes(key)
+    store.subscribe("another name")
+    assert store.version("default") == store.version("another name")
+    assert store.refresh(), "the first stream must be told"
+
+
+def test_without_a_ca_missing_files_are_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pair = {"cert_file": str(tmp_path / "c.pem"), "key_file": str(tmp_path / "k.pem")}
+    for ca in (True, False):
+        store, _ = make(tmp_path, None, ca=ca, **pair)
+        store.subscribe("default")
+        assert not store.hopeless("default"), "they may still come"
+        assert store.files.failures == (not ca)
+        reason = f"there is no CA, and cannot read {tmp_path}/c.pem: No such file or directory"
+        assert store.problem("default") == ("" if ca else reason)
+    assert store.hopeless("ROOTCA")
+    assert store.problem("ROOTCA").startswith("there is no CA, and no mounted files stand in for it")
+    assert not store.hopeless(f"file-root:{tmp_path}/r")
+    key, cert = Root().workload("spiffe://mounted/x")
+    (tmp_path / "c.pem").write_bytes(cert)
+    (tmp_path / "k.pem").write_bytes(key)
+    assert store.refresh()
+    assert store.problem("default") == ""
+    assert store.version("default")
+
+
+def test_the_control_planes_bundle_joins_the_mounted_roots_and_no_others(tmp_path: Path) -> None:
+    mounted, other = Root("mounted"), Root("other")
+    (tmp_path / "r.pem").write_bytes(mounted.pem)
+    latest, bundle = Latest[Secret | None](SECRET), Latest[tuple[str, ...]](())
+    file = f"file-root:{tmp_path}/r.pem"
+
+    def trusted(store: Store, name: str) -> bytes:
+        return decode(store, name).validation_context.trusted_ca.inline_bytes
+
+    store = Store(SdsConfig(root_file=str(tmp_path / "r.pem")), latest, bundle)
+    store.subscribe("ROOTCA")
+    store.subscribe(file)
+    versions = [store.version("ROOTCA"), store.version(file)]
+    assert trusted(store, "ROOTCA") == mounted.pem
+    bundle.set((other.pem.decode(), "junk", mounted.pem.decode()))
+    assert store.version("ROOTCA") != versions[0]
+    assert store.version(file) == versions[1]
+    assert trusted(store, "ROOTCA") == b"\n".join(sorted([mounted.pem.strip(), other.pem.strip()]))
+    assert trusted(store, file) == mounted.pem
+    # What comes from the CA has been merged by whoever asks the CA.
+    store = Store(SdsConfig(), latest, bundle)
+    assert trusted(store, "ROOTCA") == b"roots"
+
+
+def test_the_roots_of_the_operating_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Root("one").pem + Root("two").pem
+    (tmp_path / "bundle").write_bytes(bundle)
+    store, _ = make(tmp_path)
+    with monkeypatch.context() as m:
+        m.setattr("agent.peer.OS_BUNDLES", (f"{tmp_path}/missing", f"{tmp_path}/bundle"))
+        store.subscribe("file-root:system")
+        assert decode(store, "file-root:system").validation_context.trusted_ca.inline_bytes == bundle
+        assert store.paths()[0] == f"{tmp_path}/bundle"
+        m.setattr("agent.peer.OS_BUNDLES", (f"{tmp_path}/missing",))
+        store.unsubscribe("file-root:system")
+        store.subscribe("file-root:system")
+        assert store.hopeless("file-root:system")
+    store.unsubscribe("file-root:system")
+    assert store.files.names() == []
+
+
 def test_beside_an_external_server_only_files_are_served(tmp_path: Path) -> None:
     (tmp_path / "r.pem").write_bytes(Root().pem)
     store, _ = make(tmp_path, None, external=True)

@@ -160,8 +160,26 @@ def test_mounted_certificates_make_the_ca_needless() -> None:
     assert c.identity is None
     assert c.sds.cert_file == "./etc/certs/cert-chain.pem"
     assert c.xds.plane.key_file == ""
+    assert not c.sds.ca
     some = dict(list(CERTS.items())[:2])
     assert make(files=some).identity is not None
+
+
+@pytest.mark.parametrize("empty", CERTS)
+@pytest.mark.parametrize("content", [b"", b" \n"])
+def test_an_empty_mounted_file_stands_in_for_no_ca(empty: str, content: bytes) -> None:
+    c = make(files={**CERTS, empty: content})
+    assert c.identity is not None
+    assert c.sds.ca
+    assert c.sds.cert_file == "./etc/certs/cert-chain.pem"  # it may be filled
+
+
+def test_without_a_ca_the_secret_server_knows() -> None:
+    metadata = {"ISTIO_META_TLS_CLIENT_ROOT_CERT": ROOT}
+    env = {"FILE_MOUNTED_CERTS": "1", "OUTPUT_CERTS": "./etc/certs"}
+    c = make(env=env, proxy={"proxyMetadata": metadata})
+    assert (c.identity, c.sds.ca, c.sds.cert_file) == (None, False, "")
+    assert make().sds.ca
 
 
 @pytest.mark.parametrize("output", ["./etc/certs", "etc/certs/", "etc/../etc/certs"])

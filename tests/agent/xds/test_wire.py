@@ -3,7 +3,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.protos import xds_pb2
+from agent.protos import mesh_pb2, xds_pb2
 from agent.xds import wire
 from agent.xds.wire import EnvelopeError, Flavour, Head
 from tests.agent.xds import tape
@@ -200,3 +200,18 @@ def test_acknowledgements():
 def test_acknowledgements_read_back(flavour, type_url, nonce, version, error):
     head = wire.request_head(flavour, wire.acknowledgement(flavour, Head(type_url, nonce, version), error))
     assert head == Head(type_url, nonce, version if flavour is Flavour.SOTW else "", error)
+
+
+# ------------------------------------------------------------------------------------------------ trust bundles
+
+
+def test_a_trust_bundle_is_a_list_of_texts():
+    payload = mesh_pb2.ProxyConfig(ca_certificates_pem=["a", "b"]).SerializeToString()
+    assert wire.trust_bundle(field(1, b"another field") + payload) == ("a", "b")
+    assert wire.trust_bundle(b"") == ()
+
+
+@pytest.mark.parametrize("payload", [b"\xff\xff\xff", field(34, b"\xff"), b"\x92"])
+def test_an_undecodable_trust_bundle_is_a_sentence(payload):
+    with pytest.raises(ValueError, match="the trust bundle cannot be decoded"):
+        wire.trust_bundle(payload)
