@@ -216,7 +216,7 @@ class App:
 
         envoy = self.config.envoy
         registry = self.registry = Registry()
-        exposition.certificate(registry, self.secret)
+        exposition.certificate(registry, self.secret, self.sds.ends if self.sds else dict)
         exposition.envoy(registry, self.envoy)
         if self.xds is not None:
             exposition.xds(registry, self.xds.ledger)

@@ -67,7 +67,11 @@ def boot(config: AgentConfig, signals: EarlySignals) -> Boot:
             from agent import proxyless
 
             proxyless.write(config, log.debug)  # Envoy's bootstrap has warned of the same metadata
-        secrecy.hide_memory()  # there were no secrets before
+        if not secrecy.hide_memory():  # there were no secrets before
+            log.warning(
+                "this process's memory cannot be hidden from others of its user and from core dumps "
+                "(PR_SET_DUMPABLE is refused, perhaps by a seccomp profile); it will hold private keys"
+            )
     except BaseException:
         result.undo()
         raise

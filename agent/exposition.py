@@ -1,7 +1,7 @@
 """Which numbers of which component stand on the metrics page, under istio's names."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from agent.events import Recorder
@@ -18,15 +18,49 @@ if TYPE_CHECKING:
     from agent.xds.ledger import Ledger
 
 
-def certificate(registry: Registry, secret: Latest[Secret | None]) -> None:
-    """Seconds until the certificate in use expires, negative afterwards; no sample before the first one."""
+def certificate(
+    registry: Registry, secret: Latest[Secret | None], mounted: Callable[[], Mapping[str, float]] = dict
+) -> None:
+    """Seconds until what Envoy is served expires, negative afterwards; no sample before the first certificate.
+
+    `mounted`: ends of mounted files by name, which take the place of the CA's.
+    """
+    seen: tuple[Secret | None, dict[str, float], list[float]] = (None, {}, [])
+
+    def ends() -> tuple[dict[str, float], list[float]]:
+        nonlocal seen
+        now = secret.value
+        if now is not None and now is not seen[0]:
+            seen = (now, *_ends(now))
+        return seen[1], seen[2]
 
     def left() -> list[Sample]:
-        now = secret.value
-        return [] if now is None else [({"resource_name": "default"}, now.not_after - time.time())]
+        now = time.time()
+        return [({"resource_name": name}, end - now) for name, end in {**ends()[0], **mounted()}.items()]
 
-    what = "Time in seconds until the certificate expires; negative if it has expired."
+    def issuers() -> list[Sample]:
+        return [({"resource_name": "default"}, end - time.time()) for end in ends()[1]]
+
+    what = "Time in seconds until the certificate expires, for ROOTCA the first of its roots; negative if it did."
     registry.computed("cert_expiry_seconds", "gauge", what, left)
+    what = "Seconds until an intermediate certificate expires, where that is before the certificate itself."
+    registry.computed("cert_issuer_expiry_seconds", "gauge", what, issuers)
+
+
+def _ends(secret: Secret) -> tuple[dict[str, float], list[float]]:
+    """When the certificate and the first of its roots end, and the first intermediate if that is earlier."""
+    found = {"default": secret.not_after}
+    if not secret.roots:
+        return found, []
+    from agent import certinfo  # whoever made the secret has imported x509
+
+    roots = [one for one in certinfo.describe(secret.roots) if "error" not in one]
+    if roots:
+        found["ROOTCA"] = min(one["not_after"] for one in roots)
+    own = {one["sha256"] for one in roots}
+    between = [one for one in certinfo.describe(secret.chain)[1:] if one.get("sha256", "") not in {*own, ""}]
+    first = min((one["not_after"] for one in between), default=secret.not_after)
+    return found, [first] if first < secret.not_after else []
 
 
 def identity(registry: Registry, manager: "IdentityManager") -> None:
@@ -37,14 +71,26 @@ def identity(registry: Registry, manager: "IdentityManager") -> None:
 
     calls = manager.calls
     csr = {"request_type": "csr"}
-    counter("num_outgoing_requests", "Requests for certificates.", lambda _: [(csr, calls.requests)])
-    counter("num_failed_outgoing_requests", "Those without a usable answer.", lambda _: [(csr, calls.failed)])
-    counter("num_outgoing_retries", "Calls that were repetitions.", lambda _: [(csr, manager.retries)])
-    counter("outgoing_latency", "Milliseconds spent in requests.", lambda _: [(csr, round(calls.seconds * 1e3, 3))])
-    counter("cert_renewals_total", "Renewals of the certificate.", lambda s: [({}, s.renewals)])
+    counter(
+        "num_outgoing_requests",
+        "Requests for a certificate that were sent to the CA.",
+        lambda _: [(csr, calls.requests)],
+    )
+    counter(
+        "num_failed_outgoing_requests",
+        "Requests to the CA that ended without a usable certificate.",
+        lambda _: [(csr, calls.failed)],
+    )
+    counter("num_outgoing_retries", "Calls to the CA that repeated a failed one.", lambda _: [(csr, manager.retries)])
+    counter(
+        "outgoing_latency",
+        "Milliseconds spent in requests to the CA, in all.",
+        lambda _: [(csr, round(calls.seconds * 1e3, 3))],
+    )
+    counter("cert_renewals_total", "Renewals of the workload certificate that succeeded.", lambda s: [({}, s.renewals)])
     counter(
         "cert_renewal_failures_total",
-        "Attempts to get a certificate that failed, by reason.",
+        "Attempts to get a certificate from the CA that failed, by reason.",
         lambda s: [({"reason": reason}, count) for reason, count in s.failed_by_reason],
     )
 
@@ -56,13 +102,38 @@ def identity(registry: Registry, manager: "IdentityManager") -> None:
         used = manager.status.value.credential
         return [({"credential": used}, 1)] if used else []
 
+    def refused() -> list[Sample]:
+        return [({"credential": kind}, 1) for kind in manager.status.value.refused]
+
+    def failures() -> list[Sample]:
+        failed = manager.status.value.failures
+        return [({}, failed)] if failed or calls.requests else []
+
+    def held() -> list[Sample]:
+        until = manager.status.value.held_until
+        return [({}, until - time.time())] if until else []
+
     def token() -> list[Sample]:
         expires, _ = manager.token()
         return [] if expires is None else [({}, expires - time.time())]
 
-    registry.computed("cert_next_rotation_seconds", "gauge", "Seconds until the next attempt to renew.", rotation)
+    registry.computed(
+        "cert_next_rotation_seconds",
+        "gauge",
+        "Seconds until the next attempt to renew the workload certificate.",
+        rotation,
+    )
     registry.computed("ca_credential", "gauge", "1 for the credential that the CA accepted last.", credential)
-    registry.computed("token_expiry_seconds", "gauge", "Seconds until the token for the CA expires.", token)
+    what = "1 for each credential that the CA refused and has not accepted since."
+    registry.computed("ca_credential_refused", "gauge", what, refused)
+    what = "Seconds until the token for the CA expires; negative if it has expired."
+    registry.computed("token_expiry_seconds", "gauge", what, token)
+    what = "Attempts to renew the workload certificate that failed in a row; 0 while renewal works."
+    registry.computed("cert_renewal_failures", "gauge", what, failures)
+    what = "Seconds until a certificate that the CA dated ahead becomes valid and is used; absent without one."
+    registry.computed("cert_held_seconds", "gauge", what, held)
+    what = "How often the wall clock was set or the machine was suspended."
+    counter("clock_jumps_total", what, lambda s: [({}, s.clock_jumps)])
 
 
 def sds(registry: Registry, server: "SdsServer") -> None:
@@ -70,12 +141,28 @@ def sds(registry: Registry, server: "SdsServer") -> None:
     kind = {"type": "sds"}
     ledger = server.ledger
     rows: list[tuple[str, str, Callable[[], Sample]]] = [
-        ("num_file_watcher_failures_total", "Watches that failed.", lambda: ({}, server.watch_failures)),
-        ("num_file_secret_failures_total", "Unusable mounted files.", lambda: ({}, server.file_failures)),
+        (
+            "num_file_watcher_failures_total",
+            "Directories of mounted certificates that could not be watched.",
+            lambda: ({}, server.watch_failures),
+        ),
+        (
+            "num_file_secret_failures_total",
+            "Mounted certificate files that were found unusable.",
+            lambda: ({}, server.file_failures),
+        ),
         ("pilot_total_xds_rejects", "Secrets that Envoy rejected.", lambda: (kind, ledger.rejects)),
         ("pilot_total_xds_internal_errors", "Secrets that could not be served.", lambda: ({}, ledger.errors)),
-        ("pilot_xds_expired_nonce", "Requests with a nonce that is not the last one.", lambda: (kind, ledger.stale)),
-        ("pilot_xds_write_timeout", "Secrets that were not taken within 30 seconds.", lambda: ({}, ledger.timeouts)),
+        (
+            "pilot_xds_expired_nonce",
+            "Requests for secrets whose nonce is not the last one.",
+            lambda: (kind, ledger.stale),
+        ),
+        (
+            "pilot_xds_write_timeout",
+            "Secrets that Envoy did not take within 30 seconds.",
+            lambda: ({}, ledger.timeouts),
+        ),
         ("pilot_xds_recv_max", "Bytes of the largest request for secrets.", lambda: ({}, ledger.largest)),
     ]
     for name, what, read in rows:
@@ -90,7 +177,7 @@ def sds(registry: Registry, server: "SdsServer") -> None:
         "Seconds until a secret was on its way to Envoy.",
         lambda: (ledger.send_times(), ledger.send_seconds),
     )
-    registry.computed("sds_streams", "gauge", "Open secret streams.", lambda: [({}, server.streams)])
+    registry.computed("sds_streams", "gauge", "Secret streams that Envoy has open.", lambda: [({}, server.streams)])
 
 
 def events(registry: Registry, recorder: Recorder) -> None:
@@ -127,13 +214,33 @@ def xds(registry: Registry, ledger: "Ledger") -> None:
         return lambda: [({}, float(read()))] if read() else []
 
     rows: list[tuple[str, str, Callable[[], list[Sample]]]] = [
-        ("istiod_connection_failures", "Control planes not reached.", total(lambda: ledger.failures)),
-        ("istiod_connection_terminations", "Streams that the control plane ended.", by_type("istiod")),
-        ("envoy_connection_terminations", "Streams that Envoy ended.", by_type("envoy")),
+        (
+            "istiod_connection_failures",
+            "Attempts to reach the control plane that failed.",
+            total(lambda: ledger.failures),
+        ),
+        (
+            "istiod_connection_terminations",
+            "Discovery streams that the control plane ended, by how.",
+            by_type("istiod"),
+        ),
+        ("envoy_connection_terminations", "Discovery streams that Envoy ended, by how.", by_type("envoy")),
         ("xds_proxy_requests", "Discovery requests sent to the control plane.", total(lambda: ledger.requests)),
-        ("xds_proxy_responses", "Discovery responses received.", total(lambda: ledger.responses)),
-        ("xds_request_bytes_total", "Bytes of discovery requests.", total(lambda: ledger.bytes_up)),
-        ("xds_response_bytes_total", "Bytes of discovery responses.", total(lambda: ledger.bytes_down)),
+        (
+            "xds_proxy_responses",
+            "Discovery responses received from the control plane.",
+            total(lambda: ledger.responses),
+        ),
+        (
+            "xds_request_bytes_total",
+            "Bytes of discovery requests sent to the control plane.",
+            total(lambda: ledger.bytes_up),
+        ),
+        (
+            "xds_response_bytes_total",
+            "Bytes of discovery responses received from the control plane.",
+            total(lambda: ledger.bytes_down),
+        ),
         (
             "xds_nacks_total",
             "Configurations that Envoy refused, by type.",
@@ -145,17 +252,25 @@ def xds(registry: Registry, ledger: "Ledger") -> None:
     registry.computed(
         "xds_seconds_since_last_response",
         "gauge",
-        "Seconds since the control plane was last heard.",
+        "Seconds since the control plane last sent anything.",
         lambda: [] if ledger.heard is None else [({}, time.monotonic() - ledger.heard)],
     )
-    registry.histogram("xds_push_bytes", "Size of discovery responses.", lambda: (ledger.buckets(), ledger.bytes_down))
+    registry.histogram(
+        "xds_push_bytes", "Size of discovery responses in bytes.", lambda: (ledger.buckets(), ledger.bytes_down)
+    )
 
 
 def xds_cache(registry: Registry, report: "Callable[[], CacheReport]") -> None:
     """The configuration that is kept for when the control plane is away."""
     whats: dict[str, tuple[str, Callable[[CacheReport], float]]] = {
-        "xds_stale": ("1 while Envoy is served what it accepted last.", lambda now: now.state == "stale"),
-        "xds_cache_age_seconds": ("Seconds since the control plane was last heard.", lambda now: now.age),
+        "xds_stale": (
+            "1 while the control plane is away and Envoy is served the configuration it accepted last.",
+            lambda now: now.state == "stale",
+        ),
+        "xds_cache_age_seconds": (
+            "Seconds since the control plane confirmed the configuration that is kept for an outage.",
+            lambda now: now.age,
+        ),
         "xds_cache_bytes": ("Bytes of configuration kept for an outage.", lambda now: now.bytes),
         "xds_cache_resources": ("Resources kept for an outage.", lambda now: now.resources),
         "xds_cache_off": ("1 if nothing is kept for an outage.", lambda now: now.state == "off"),
@@ -184,6 +299,6 @@ def dns(registry: Registry, stats: "DnsStats") -> None:
         registry.computed(f"dns_{name}_total", "counter", what, count)
     registry.histogram(
         "dns_upstream_request_duration_seconds",
-        "Time that the resolvers took to answer.",
+        "Seconds that the resolvers took to answer a forwarded DNS query.",
         lambda: (stats.histogram(), stats.duration_sum),
     )

@@ -161,6 +161,7 @@ class FileSecrets:
         self._news = False  # `track` found content for which others wait
         self.touched = asyncio.Event()  # set when the files change; whoever follows them clears it
         self.failures = 0  # num_file_secret_failures_total
+        self.loaded: Callable[[str, Content], None] | None = None  # hears of every content of every name
 
     def track(self, name: str, files: tuple[str, ...], quiet: bool = False) -> None:
         """One more stream wants `name`. `quiet`: the files are optional until they were there once."""
@@ -176,6 +177,8 @@ class FileSecrets:
         self._names[name] = known
         known.users += 1
         entry.users += 1
+        if entry.content is not None and known.users == 1:
+            self._tell(name, entry.content)
 
     def untrack(self, name: str) -> None:
         """One stream less; nothing if the name is not tracked."""
@@ -255,4 +258,12 @@ class FileSecrets:
             return False
         changed = content is not entry.content
         entry.content, entry.problem = content, ""
+        if changed:
+            for name, known in self._names.items():
+                if known.entry is entry:
+                    self._tell(name, content)
         return changed
+
+    def _tell(self, name: str, content: Content) -> None:
+        if self.loaded is not None:
+            self.loaded(name, content)

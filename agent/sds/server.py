@@ -17,6 +17,7 @@ from agent.rpc.server import Server, reflecting
 from agent.rpc.status import Code, RpcError
 from agent.sds.follow import Follower
 from agent.sds.ledger import Ledger
+from agent.sds.mounted import Mounted
 from agent.sds.session import DeltaSession, Refusal, Session
 from agent.sds.store import Store
 from agent.sds.stream import Broadcast, Conversation, Delta, StateOfTheWorld
@@ -51,6 +52,7 @@ class SdsServer:
         self._recorder = recorder
         self._bundle: Latest[tuple[str, ...]] = Latest(()) if bundle is None else bundle
         self._store = Store(config, secret, self._bundle)
+        self._mounted = Mounted(self._store.files, recorder)
         self._changes = Broadcast()
         self._follower = Follower(self._store, config.debounce, self._notify)
         self._server: Server | None = None
@@ -70,6 +72,10 @@ class SdsServer:
     def file_failures(self) -> int:
         """num_file_secret_failures_total."""
         return self._store.files.failures
+
+    def ends(self) -> dict[str, float]:
+        """When each mounted certificate that is served expires, by name, epoch seconds."""
+        return self._mounted.ends()
 
     def report(self, ca: bool) -> list[dict[str, Any]]:
         """What is served beside the CA's certificate: JSON types, never a key. `ca`: there is one."""
@@ -93,6 +99,7 @@ class SdsServer:
         with self._secret.listening(self._notify), self._bundle.listening(self._notify):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follower.run(), name="sds-files")
+                group.create_task(self._mounted.run(), name="sds-mounted")
                 await self._server.run()
 
     def _notify(self) -> None:

@@ -58,8 +58,12 @@ class StatusServer:
         self.registry = registry or Registry()
         process.register(self.registry)
         self._scrapes = self.registry.counter("scrapes_total", "Requests for the metrics page.")
-        self._failures = self.registry.counter("scrape_failures_total", "Parts of the metrics page that were missing.")
-        self._startup = self.registry.gauge("startup_duration_seconds", "From the process start to the first ready.")
+        self._failures = self.registry.counter(
+            "scrape_failures_total", "Scrapes of Envoy that failed, so that its part of the metrics page was missing."
+        )
+        self._startup = self.registry.gauge(
+            "startup_duration_seconds", "Seconds from the start of the process to the first time it was ready."
+        )
 
     @property
     def port(self) -> int:

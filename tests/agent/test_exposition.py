@@ -17,6 +17,7 @@ from agent.xds.ending import ENVOY, PLANE, Ending
 from agent.xds.keeper import CacheReport
 from agent.xds.ledger import Ledger
 from agent.xds.wire import LISTENER, Head
+from tests.fakes.ca import Root
 
 
 def test_the_certificate_appears_with_the_first_one_and_counts_below_zero() -> None:
@@ -29,6 +30,80 @@ def test_the_certificate_appears_with_the_first_one_and_counts_below_zero() -> N
     name, value = line.split()
     assert name == 'istio_agent_cert_expiry_seconds{resource_name="default"}'
     assert float(value) <= -100
+
+
+def numbers(registry: Registry) -> dict[str, float]:
+    lines = (line.removeprefix("istio_agent_").split() for line in registry.render().splitlines() if line[0] != "#")
+    return {name: float(value) for name, value in lines}
+
+
+def test_roots_and_intermediates_count_down_as_well() -> None:
+    root, soon = Root("r", days=10), Root("soon", days=2)
+    issuer = root.intermediate("i", days=1)
+    _, leaf = issuer.workload("spiffe://a/b", 2 * 86400.0)
+    end = time.time() + 2 * 86400.0
+    secret: Latest[Secret | None] = Latest(
+        Secret(leaf + issuer.pem + root.pem, b"", root.pem + soon.pem, "spiffe://a/b", 0.0, end, 0.0)
+    )
+    registry = Registry()
+    exposition.certificate(registry, secret)
+    found = numbers(registry)
+    assert found['cert_expiry_seconds{resource_name="default"}'] == pytest.approx(2 * 86400, abs=60)
+    assert found['cert_expiry_seconds{resource_name="ROOTCA"}'] == pytest.approx(2 * 86400, abs=60)
+    assert found['cert_issuer_expiry_seconds{resource_name="default"}'] == pytest.approx(86400, abs=60)
+    secret.set(Secret(leaf + root.pem, b"", root.pem, "spiffe://a/b", 0.0, end, 0.0))
+    found = numbers(registry)
+    assert found['cert_expiry_seconds{resource_name="ROOTCA"}'] == pytest.approx(10 * 86400, abs=60)
+    assert not any("issuer" in name for name in found)
+
+
+def test_mounted_files_count_down_under_their_names_and_in_the_place_of_the_cas() -> None:
+    now = time.time()
+    secret = Latest(Secret(b"", b"", b"", "spiffe://a/b", 0.0, now + 100, 0.0))
+    registry = Registry()
+    exposition.certificate(registry, secret, lambda: {"default": now + 5000, "file-cert:c~k": now - 50})  # type: ignore[arg-type]
+    found = numbers(registry)
+    assert found['cert_expiry_seconds{resource_name="default"}'] > 4000
+    assert found['cert_expiry_seconds{resource_name="file-cert:c~k"}'] <= -50
+
+
+def test_the_state_of_renewal(tmp_path: Path) -> None:
+    peer = PeerConfig(("ca:15012",), False, "", "ca", token_file=str(tmp_path / "token"))
+    recorder = Recorder()
+    manager = IdentityManager(IdentityConfig("spiffe://a/b", peer), Latest(None), Latest(Readiness(True)), recorder)
+    registry = Registry()
+    exposition.identity(registry, manager)
+    status = manager.status.value
+    manager.status.set(
+        replace(status, failures=3, refused=("token",), held_until=time.time() + 100, clock_jumps=2, credential="none")
+    )
+    found = numbers(registry)
+    assert found["cert_renewal_failures"] == 3
+    assert found['ca_credential_refused{credential="token"}'] == 1
+    assert found["clock_jumps_total"] == 2
+    assert 90 < found["cert_held_seconds"] <= 100
+    manager.status.set(status)
+    manager.calls.add(0.1, True)
+    assert numbers(registry)["cert_renewal_failures"] == 0
+
+
+def test_every_help_text_is_a_sentence_of_its_own(tmp_path: Path) -> None:
+    registry = Registry()
+    peer = PeerConfig(("ca:15012",), False, "", "ca", token_file=str(tmp_path / "token"))
+    recorder = Recorder()
+    manager = IdentityManager(IdentityConfig("spiffe://a/b", peer), Latest(None), Latest(Readiness(True)), recorder)
+    exposition.certificate(registry, Latest(None))
+    exposition.identity(registry, manager)
+    exposition.sds(registry, SdsServer(SdsConfig(socket_path=str(tmp_path / "s")), Latest(None), recorder))
+    exposition.events(registry, recorder)
+    exposition.envoy(registry, Latest(EnvoyState(EnvoyPhase.RUNNING)))
+    exposition.xds(registry, Ledger())
+    exposition.xds_cache(registry, lambda: CacheReport("live", "", 0, 0, 0.0))
+    exposition.dns(registry, DnsStats())
+    texts = {family.name: family.what for family in registry._families.values()}
+    assert all(text.endswith(".") and len(text.split()) >= 4 for text in texts.values()), texts
+    assert not [name for name, text in texts.items() if text.split()[0] in ("Those", "They", "These", "It")]
+    assert len({*texts.values()}) == len(texts)
 
 
 def test_crashes_and_restarts_of_envoy() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+REFUSING = Path(__file__).parent.parent / "fakes/refusing.py"
 PROGRAM = """
 import ctypes, os, sys
 from agent import secrecy
@@ -48,3 +49,11 @@ def test_a_child_gets_its_own_back_at_exec(tmp_path: Path) -> None:
     with start("hide", tmp_path) as process:
         out, _ = process.communicate("x", timeout=20)
     assert out.splitlines()[-1] == "1"
+
+
+def test_a_refusal_is_noticed() -> None:
+    ask = "from agent import secrecy; print(secrecy.hide_memory())"
+    command = [sys.executable, str(REFUSING), sys.executable, "-c", ask]
+    path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
+    done = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "False\n"

@@ -489,6 +489,8 @@ def test_files_that_may_be_mounted_and_are_not_are_no_trouble(tmp_path: Path) ->
             assert seen["default"] == cert
             rows = w.server.report(ca=True)
             assert [(row["name"], row["served"]) for row in rows] == [("default", True), ("ROOTCA", True)]
+            assert w.server.ends().keys() == {"default", "ROOTCA"}
+            assert [event.kind for event in w.recorder.events()] == ["mounted"]
             assert shadow({"name": "default"}, rows)["shadowed_by"] == [mounted["cert"], mounted["key"]]
 
     asyncio.run(main())

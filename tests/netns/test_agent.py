@@ -331,6 +331,18 @@ def test_mounted_certificates_are_copied_and_followed(world: World) -> None:
     assert world.ca.calls == []
 
 
+def test_memory_that_cannot_be_hidden_is_said(tmp_path_factory: pytest.TempPathFactory) -> None:
+    class Refused(World):
+        def wrap(self, command: list[str]) -> list[str]:
+            return [sys.executable, str(Path(__file__).parent.parent / "fakes/refusing.py"), *command]
+
+    with Refused(tmp_path_factory.mktemp("a")) as world:
+        world.start()
+        world.wait_ready()
+        status, out, _ = world.end(signal.SIGTERM)
+    assert (status, out.count("memory cannot be hidden")) == (0, 1)
+
+
 @pytest.mark.parametrize("flags", [(), ("--log_output_level=all:debug",)], ids=["", "debug"])
 def test_nobody_sees_a_key_or_a_token(world: World, flags: tuple[str, ...]) -> None:
     process = world.start("sidecar", *flags, OUTPUT_CERTS=str(world.folder / "out"), CA_HEADER_SECRET="header-secret")
@@ -351,6 +363,7 @@ def test_nobody_sees_a_key_or_a_token(world: World, flags: tuple[str, ...]) -> N
     _, out, err = world.end(signal.SIGTERM)
     shown = out + err
     assert "token-1" not in shown
+    assert "cannot be hidden" not in shown
     assert "header-secret" not in shown
     assert "PRIVATE KEY" not in shown
     assert not [line for line in key.splitlines()[1:-1] if line in shown]
