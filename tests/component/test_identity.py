@@ -26,6 +26,7 @@ from agent.latest import Latest
 from agent.model import Readiness, Secret
 from tests.fakes.answers import BAD, SPIFFE, issue, raw_listener
 from tests.fakes.ca import SERVER_NAME, Call, Deny, FakeCa, Root
+from tests.fakes.waiting import eventually
 
 
 @dataclass
@@ -380,6 +381,7 @@ def test_a_refused_token_gives_way_to_the_provisioned_certificate_which_is_remem
                 first = await world.issued()
                 assert world.manager.status.value.credential == "provisioned"
                 assert (world.manager.token(), world.manager.report()["valid"]) == ((None, ""), True)
+                assert world.manager.report()["provisioned"]["san"] == ["spiffe://cluster.local/vm"]
                 await world.issued(lambda s: s is not first)
         # The token went once; the renewal is asked for with what worked.
         assert [(c.client, "authorization" in c.metadata) for c in ca.calls] == [
@@ -568,3 +570,27 @@ def test_a_ca_that_echoes_what_it_was_sent_is_not_quoted(world: World, code: grp
             assert secret not in sentence + world.recorder.to_json()
 
     asyncio.run(main())
+
+
+def test_what_people_see_of_an_outage(world: World) -> None:
+    async def main() -> None:
+        world.ca.ttl = 4.0
+        async with running(world) as manager:
+            await world.issued()
+            world.ca.deny(grpc.StatusCode.UNAUTHENTICATED)
+            await world.failure()
+            found = manager.report()
+            assert (found["refused"], found["failures"] > 0) == (["token"], True)
+            assert found["failing_since"] <= found["last_failure"]["time"] <= time.time()
+            assert [root["origin"] for root in found["roots"]] == ["current"]
+            # Told by itself, long before the end.
+            await manager.status.until(lambda _: "expiry-nears" in world.kinds())
+            world.ca.hang()
+            await eventually(lambda: manager.report()["attempt_in_progress"] is True)
+            world.ca.heal()
+            await manager.status.until(lambda status: not status.failures)
+            found = manager.report()
+            assert (found["last_error"], found["last_failure"]["recovered"]) == (None, True)
+            assert not found["attempt_in_progress"]
+
+    asyncio.run(asyncio.wait_for(main(), 30))

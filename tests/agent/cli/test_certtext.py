@@ -165,6 +165,7 @@ def test_files() -> None:
 
 def test_nothing_that_others_wrote_leaves_its_line() -> None:
     page = text(files(name="a\nb", last_error="\x1b[2J\rx", files=["\x07"]))
+    assert page.startswith(r"a\nb: DEGRADED")
     assert all(line.isprintable() for line in page.splitlines())
     assert r"evil\x1b[2J\n.example" in page
 

@@ -201,7 +201,7 @@ def test_external_sds() -> None:
     socket = "./var/run/secrets/workload-spiffe-uds/spire"
     c = make(env={"WORKLOAD_IDENTITY_SOCKET_FILE": "spire"}, sockets=[socket])
     assert c.identity is None
-    assert c.sds.external
+    assert (c.sds.external, c.sds.external_socket) == (True, socket)
     assert c.sds.socket_path == "./var/run/secrets/credential-uds/files-socket"
     assert c.bootstrap.external_sds
     assert make(sockets=["./var/run/secrets/credential-uds/socket"]).bootstrap.credential_socket

@@ -140,6 +140,7 @@ def test_headers_keys_and_texts_stay_secret() -> None:
     headers = values["readinessProbe"]["httpGet"]["httpHeaders"]
     assert [entry["name"] for entry in headers] == ["Authorization", "X-Plain"]
     assert values["PKCS8_KEY"] is False
+    assert values["annotations"] == {"proxy.istio.io/config": "(shown field by field)"}
 
 
 @pytest.mark.parametrize("custom", ["", "/custom.json"])
