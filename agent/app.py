@@ -147,7 +147,7 @@ class App:
             yield "token", machine
         if config.identity is not None:
             yield "agent.identity.manager"
-            from agent import exposition
+            from agent import certmetrics
             from agent.identity.manager import IdentityManager
 
             self.identity = IdentityManager(
@@ -155,7 +155,7 @@ class App:
             )
             self.identity.update_trust(self.bundle.value)  # which may have come before
             if self.registry is not None:
-                exposition.identity(self.registry, self.identity)
+                certmetrics.identity(self.registry, self.identity)
             yield "identity", self.identity
         if config.health is not None:
             yield "health", self._health(config.health)
@@ -208,7 +208,7 @@ class App:
         return HealthMonitor(config, report, self.envoy_ready, self.config.environ, self.recorder)
 
     def _status(self, sock: socket.socket) -> Component:
-        from agent import exposition
+        from agent import certmetrics, exposition
         from agent.envoy.admin import Admin
         from agent.status.loglevels import LogLevels
         from agent.status.metrics import Registry
@@ -216,7 +216,7 @@ class App:
 
         envoy = self.config.envoy
         registry = self.registry = Registry()
-        exposition.certificate(registry, self.secret, self.sds.ends if self.sds else dict)
+        certmetrics.certificate(registry, self.secret, self.sds.ends if self.sds else dict)
         exposition.envoy(registry, self.envoy)
         if self.xds is not None:
             exposition.xds(registry, self.xds.ledger)

@@ -277,7 +277,15 @@ def test_files_stay_short(source: Path) -> None:
 
 def test_nothing_on_the_way_to_readiness_imports_cryptography() -> None:
     """Its x509 takes 23 ms; only the certificate's own path, which runs beside Envoy's, may wait for it."""
-    modules = ["xds.proxy", "sds.server", "envoy.readiness", "envoy.supervisor", "status.server", "exposition"]
+    modules = [
+        "xds.proxy",
+        "sds.server",
+        "envoy.readiness",
+        "envoy.supervisor",
+        "status.server",
+        "exposition",
+        "certmetrics",
+    ]
     heavy = "('cryptography', 'uuid', 'http.client', 'yaml')"
     code = f"import sys, {', '.join(f'agent.{m}' for m in modules)}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

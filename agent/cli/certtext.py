@@ -3,15 +3,14 @@
 Shape of a row: agent/identity/report.py, agent/sds/report.py. What others wrote is shown on one line each.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from agent.cli.prose import bar, clock, distinguished, folded, moment, stamp
 from agent.durations import span
 from agent.text import one_line
 
 Row = Mapping[str, Any]
-BAR = 32
 LABEL = 13  # columns of the names of fields
 NAMES = 3  # more are told one a line
 GOOD, WORSE, BAD = "32", "33", "31"  # colours of a terminal
@@ -231,54 +230,3 @@ def named(name: str, values: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def listed(paths: Sequence[str]) -> str:
     return " and ".join(map(one_line, paths))
-
-
-def distinguished(name: str) -> str:
-    """A distinguished name without its empty parts: mesh CAs ask for `O=`."""
-    kept = [part for part in name.split(",") if part.partition("=")[2] or "=" not in part]
-    return ",".join(kept).strip() or "(empty)"
-
-
-def bar(begin: float, end: float, now: float, renewal: float | None = None) -> str:
-    """The lifetime as a bar, what has passed filled, the moment of renewal marked."""
-    filled = _cell(begin, end, now)
-    cells = list("#" * filled + "-" * (BAR - filled))
-    if renewal is not None and begin <= renewal <= end:
-        cells[min(BAR - 1, _cell(begin, end, renewal))] = "|"
-    return "[" + "".join(cells) + "]"
-
-
-def _cell(begin: float, end: float, at: float) -> int:
-    share = min(1.0, max(0.0, (at - begin) / (end - begin))) if end > begin else 1.0
-    return int(share * BAR)
-
-
-def moment(at: float, now: float) -> str:
-    return f"in {span(at - now)} ({stamp(at)})" if at >= now else f"{span(now - at)} ago ({stamp(at)})"
-
-
-def clock(at: float, now: float) -> str:
-    """A moment that is over."""
-    return f"{stamp(at)} ({span(max(0.0, now - at))} ago)"
-
-
-def stamp(at: float) -> str:
-    try:
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
-    except (OverflowError, ValueError, OSError):
-        return f"second {at:.0f}"
-
-
-def folded(text: str, width: int, indent: int) -> list[str]:
-    """`text` in lines of `width` columns, broken at blanks, what follows indented; a long word stays whole."""
-    if not width or len(text) <= width:
-        return [text]
-    lines, line = [], text[: len(text) - len(text.lstrip())]
-    for word in text.lstrip().split(" "):
-        # Not right behind the name of a field, nor where nothing stands yet.
-        if line[indent:].strip() and len(line) + 1 + len(word) > width:
-            lines.append(line.rstrip())
-            line = " " * indent + word
-        else:
-            line = f"{line} {word}" if line.strip() else line + word
-    return [*lines, line.rstrip()]

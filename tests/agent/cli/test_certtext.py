@@ -4,8 +4,6 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agent import certinfo
 from agent.cli import certtext
@@ -185,16 +183,3 @@ def test_colours() -> None:
     assert "default: \x1b[1;33mDEGRADED\x1b[0m: " in page
     assert "token: \x1b[31mEXPIRED\x1b[0m " in page
     assert "\n  \x1b[1;32mOK\x1b[0m, " in text(files(name="file-cert:" + "c" * 60), width=60, colour=True)
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [("", "(empty)"), ("O=", "(empty)"), ("O=,CN=x", "CN=x"), ("CN=a=", "CN=a="), (r"O=A\, B,CN=", r"O=A\, B")],
-)
-def test_empty_parts_of_a_name(name: str, shown: str) -> None:
-    assert certtext.distinguished(name) == shown
-
-
-@given(*[st.floats(-1e9, 1e9)] * 4)
-def test_bars_have_one_length(begin: float, end: float, now: float, renewal: float) -> None:
-    assert len(certtext.bar(begin, end, now, renewal)) == certtext.BAR + 2
