@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -136,12 +135,15 @@ class App:
             yield "dns", self.dns
         if self.booted.status_socket is not None:
             yield "agent.status.server"
-            yield "status", self._status(self.booted.status_socket)
+            from agent import pages
+
+            self.registry = pages.registry(self)
+            yield "status", pages.server(self, self.registry, self.booted.status_socket)
         if config.sds.output_dir:
             yield "agent.sds.outputs"
             from agent.sds.outputs import Outputs
 
-            yield "outputs", Outputs(config.sds, self.secret, self.recorder)
+            yield "outputs", Outputs(config.sds, self.secret, self.recorder, self.bundle)
         machine = self._machine()
         if machine is not None:
             yield "token", machine
@@ -207,72 +209,11 @@ class App:
 
         return HealthMonitor(config, report, self.envoy_ready, self.config.environ, self.recorder)
 
-    def _status(self, sock: socket.socket) -> Component:
-        from agent import certmetrics, exposition
-        from agent.envoy.admin import Admin
-        from agent.status.loglevels import LogLevels
-        from agent.status.metrics import Registry
-        from agent.status.server import StatusServer, local_page
-
-        envoy = self.config.envoy
-        registry = self.registry = Registry()
-        certmetrics.certificate(registry, self.secret, self.sds.ends if self.sds else dict)
-        exposition.envoy(registry, self.envoy)
-        if self.xds is not None:
-            exposition.xds(registry, self.xds.ledger)
-            exposition.xds_cache(registry, self.xds.cache)
-        if self.sds is not None:
-            exposition.sds(registry, self.sds)
-        exposition.events(registry, self.recorder)
-        if self.dns is not None:
-            exposition.dns(registry, self.dns.stats)
-        # Envoy's page is fetched from its statistics listener, as Prometheus itself would.
-        scrape = Admin(envoy.admin_host, envoy.stats_port, "Envoy's statistics port").scrape if envoy.enabled else None
-        return StatusServer(
-            self.config.status,
-            sock,
-            self.gates,
-            self.drain,
-            self.quit,
-            registry,
-            scrape,
-            self._name_table,
-            {
-                "/logging": LogLevels(self.config.log.levels).answer,
-                "/debug/certs": local_page(self._certificates),
-                "/debug/config": local_page(self._settings),
-                "/debug/events": local_page(self.recorder.to_json),
-                "/debug/xds": local_page(lambda: "{}" if self.xds is None else self.xds.report()),
-            },
-        )
-
     def _last_push(self) -> tuple[float, str, str] | None:
         """The last configuration that was sent to Envoy: monotonic time, type, version."""
         types = self.xds.ledger.types.items() if self.xds is not None else ()
         sent = [(one.pushed, name, one.version) for name, one in types if one.pushed is not None and "/envoy." in name]
         return max(sent, default=None)
-
-    def _certificates(self) -> str:
-        import json
-
-        from agent.sds import files, report
-
-        ca, config = self.identity is not None, self.config.sds
-        rows = self.sds.report(ca) if self.sds else report.describe(config, files.FileSecrets(), ca)
-        own = [] if self.identity is None else [report.shadow(self.identity.report(), rows)]
-        return json.dumps(own + rows)
-
-    def _settings(self) -> str:
-        from agent.settings import show
-
-        return show.as_json(self.config)
-
-    def _name_table(self) -> str | None:
-        if self.names.value is None:
-            return None
-        from agent.dns import table
-
-        return table.debug_json(self.names.value, self.config.dns.proxy_namespace, self.config.dns.proxy_domain)
 
     def _take_names(self, payload: bytes) -> None:
         from agent.dns import table

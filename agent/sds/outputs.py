@@ -19,13 +19,23 @@ RETRY = Backoff(initial=1.0, cap=60.0, factor=2.0, jitter=0.2)
 
 
 class Outputs:
-    """Follows `secret` and the mounted files. What cannot be written is an event, and tried again until it can."""
+    """Follows `secret`, the mounted files and the control plane's trust `bundle`.
 
-    def __init__(self, config: SdsConfig, secret: Latest[Secret | None], recorder: Recorder) -> None:
+    What cannot be written is an event, and tried again until it can.
+    """
+
+    def __init__(
+        self,
+        config: SdsConfig,
+        secret: Latest[Secret | None],
+        recorder: Recorder,
+        bundle: Latest[tuple[str, ...]] | None = None,
+    ) -> None:
         self._config = config
         self._secret = secret
         self._recorder = recorder
-        self._store = Store(config, secret)
+        self._bundle: Latest[tuple[str, ...]] = Latest(()) if bundle is None else bundle
+        self._store = Store(config, secret, self._bundle)
         self._wake = asyncio.Event()
         self._follower = Follower(self._store, config.debounce, self._wake.set)
         self._problem = ""
@@ -42,7 +52,7 @@ class Outputs:
 
     async def run(self) -> None:
         """Until cancelled."""
-        with self._secret.listening(self._wake.set):
+        with self._secret.listening(self._wake.set), self._bundle.listening(self._wake.set):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follower.run(), name="outputs-files")
                 await self._keep()

@@ -27,8 +27,9 @@ class World:
         files = {"cert_file": "cert-chain.pem", "key_file": "key.pem", "root_file": "root-cert.pem"}
         config = SdsConfig(debounce=0.01, **{k: str(self.mounted / v) for k, v in files.items()})  # type: ignore[arg-type]
         self.secret: Latest[Secret | None] = Latest(None)
+        self.bundle: Latest[tuple[str, ...]] = Latest(())
         self.recorder = Recorder()
-        self.outputs = Outputs(replace(config, output_dir=str(self.out)), self.secret, self.recorder)
+        self.outputs = Outputs(replace(config, output_dir=str(self.out)), self.secret, self.recorder, self.bundle)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -88,6 +89,19 @@ def test_mounted_files_come_before_the_ca_as_they_do_for_envoy(tmp_path: Path) -
             (w.mounted / "cert-chain.pem").write_bytes(cert[:50])
             (w.mounted / "root-cert.pem").write_bytes(ROOT.pem)
             await eventually(lambda: w.written() == of(replace(SECRET, chain=cert, key=key, roots=ROOT.pem)))
+
+    asyncio.run(main())
+
+
+def test_the_control_planes_bundle_joins_the_mounted_roots(tmp_path: Path) -> None:
+    async def main() -> None:
+        w = World(tmp_path)
+        (w.mounted / "root-cert.pem").write_bytes(ROOT.pem)
+        other = Root("other").pem
+        async with w.running():
+            w.bundle.set((other.decode(),))
+            joined = b"\n".join(sorted((ROOT.pem.strip(), other.strip())))
+            await eventually(lambda: w.written() == {"root-cert.pem": joined})
 
     asyncio.run(main())
 
