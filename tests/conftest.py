@@ -14,6 +14,7 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 ROOT = os.geteuid() == 0
+LONG = 100  # characters of a parameter that is no good name for a test
 _skipped: list[str] = []
 _left: list[str] = []  # command lines of processes that tests did not end
 
@@ -24,6 +25,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root: network namespaces"))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    # Keys, certificates and random bytes are others in every process: by such names they could not share the work.
+    return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > LONG) else None
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

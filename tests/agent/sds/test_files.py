@@ -44,7 +44,6 @@ def test_a_pair_is_served_as_it_is(pair: tuple[str, str]) -> None:
         (CERT, KEY[:100], "private key"),
         (CERT, ROOT.workload("spiffe://x/z")[0], "is not the key of"),
     ],
-    ids=range(11),
 )
 def test_an_unusable_pair_is_one_phrase(pair: tuple[str, str], cert: bytes, key: bytes, phrase: str) -> None:
     Path(pair[0]).write_bytes(cert)
