@@ -10,6 +10,7 @@ from agent.record import replace
 from agent.rpc.call import ClientCall
 from agent.rpc.client import Link
 from agent.rpc.status import RpcError
+from agent.text import scrub
 from agent.xds.dial import Dialler
 from agent.xds.ending import AGENT, Ending
 from agent.xds.endpoints import Candidate
@@ -94,7 +95,7 @@ class Upstream:
         except RpcError as e:
             if not e.heard:
                 return _unreachable(peer.explain(plane, candidate.address, e))
-            return Ending(e.code.name, e.message)
+            return Ending(e.code.name, scrub(e.message))  # it goes to Envoy, to logs and to whoever asks
         except EnvelopeError:
             return Ending("INTERNAL", f"{candidate.address} sent bytes that are not a discovery response", by=AGENT)
 
