@@ -14,7 +14,7 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 ROOT = os.geteuid() == 0
-LONG = 100  # characters of a parameter that is no good name for a test
+LONG = 40  # characters of a parameter that is no good name for a test
 _skipped: list[str] = []
 _left: list[str] = []  # command lines of processes that tests did not end
 

@@ -98,9 +98,13 @@ def test_what_was_applied_before_does_not_matter(law: Callable[..., None]) -> No
         there = snapshot()
         # An interface that the first excluded and nothing marks as ours stays, and is reported as left over.
         spare = {r.text() for _, _, r in plan(first).v4.each() if r.target == "RETURN" and (r.inside or r.outside)}
-        assert [x for x in there if x.partition(" ")[2].partition(" ")[2] not in spare] == [
-            x for x in alone if x.partition(" ")[2].partition(" ")[2] not in spare
-        ]
+
+        def ours(lines: list[str]) -> list[str]:
+            # With such a rule the kernel's chain that holds it stays too.
+            kept = [x for x in lines if x.partition(" ")[2].partition(" ")[2] not in spare]
+            return [x for x in kept if not (spare and x.startswith(":") and " ACCEPT " in x)]
+
+        assert ours(there) == ours(alone)
         apply.cleanup(first)
         apply.cleanup(second)
 
