@@ -98,8 +98,11 @@ def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) 
         encoded[-1] = b"".join(c.public_bytes(serialization.Encoding.PEM) for c in roots)
     leaf = chain[0]
     try:
-        begins = max(now, leaf.not_valid_before_utc.timestamp())
-        _check_leaf(leaf, key_pem, begins)
+        not_before, not_after = validity = _validity(leaf)
+        begins = max(now, not_before)
+        if leaf.public_key() != load_key(key_pem).public_key():
+            raise AttemptError("wrong_key", "the CA's certificate belongs to another key than the one of the request")
+        _check_time(validity, begins, "the CA's certificate")
         identity = leaf_identity(leaf)
         if not identity_matches(requested, identity):
             sentence = f"the CA issued for {identity} instead of {requested}; compare TRUST_DOMAIN, POD_NAMESPACE and "
@@ -113,30 +116,29 @@ def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) 
         key=key_pem,
         roots=merge_roots(encoded[-1]),
         identity=identity,
-        not_before=leaf.not_valid_before_utc.timestamp(),
-        not_after=leaf.not_valid_after_utc.timestamp(),
+        not_before=not_before,
+        not_after=not_after,
         created=now,
         serial=f"{leaf.serial_number:x}",
     )
 
 
-def _check_leaf(leaf: x509.Certificate, key_pem: bytes, now: float) -> None:
-    if leaf.public_key() != load_key(key_pem).public_key():
-        raise AttemptError("wrong_key", "the CA's certificate belongs to another key than the one of the request")
-    _check_time(leaf, now, "the CA's certificate")
+def _validity(certificate: x509.Certificate) -> tuple[float, float]:
+    """First and last moment, epoch seconds."""
+    return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
 
 
-def _check_time(certificate: x509.Certificate, now: float, what: str) -> None:
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if now >= end.timestamp():
+def _check_time(validity: tuple[float, float], now: float, what: str) -> None:
+    begin, end = validity
+    if now >= end:
         raise AttemptError("expired", f"{what} expired at {_stamp(end)}; compare the clocks of this host and the CA")
-    if now < begin.timestamp():
+    if now < begin:
         sentence = f"{what} is valid only from {_stamp(begin)} on; compare the clocks of this host and the CA"
         raise AttemptError("not_yet_valid", sentence)
 
 
-def _stamp(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _stamp(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def leaf_identity(leaf: x509.Certificate) -> str:
@@ -213,7 +215,7 @@ def _cannot_issue(certificate: x509.Certificate, issuer: x509.Certificate, depth
     if _reach(issuer) < depth:
         return "the issuer may not issue certificates"
     try:
-        _check_time(issuer, now, "the issuer")
+        _check_time(_validity(issuer), now, "the issuer")
         certificate.verify_directly_issued_by(issuer)
     except AttemptError as e:
         return str(e)

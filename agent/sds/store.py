@@ -112,10 +112,8 @@ class Store:
 
     def encoded(self, name: str) -> bytes:
         """The serialized tls.v3.Secret of a name that has a version. Raises LookupError for any other."""
-        crl = self._revocations()
-        return self.once(
-            (name, self.version(name), crl), lambda: self._encode(name, self._config.crl_file if crl else "")
-        )
+        crl = self._config.crl_file if resources.is_trust(name) and self._revocations() else ""
+        return self.once((name, self.version(name), crl), lambda: self._encode(name, crl))
 
     def once(self, key: object, make: Callable[[], bytes]) -> bytes:
         """`make()` for the first who wants it, the same bytes for all others: a push is encoded once."""
