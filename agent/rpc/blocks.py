@@ -19,17 +19,23 @@ from agent.rpc.frames import (
 MAX_HEADERS = 64 << 10  # bytes of a header block, compressed or not
 MAX_PARTS = 64  # frames of one
 KNOWN = 1024  # bytes of a block that is remembered
+BEGINNING = 2  # blocks with which a connection may begin as others did: of a call's answer, its headers and trailers
+# What such blocks mean: with an empty table the same ones mean the same, and a server has the same for everybody.
+_BEGINNINGS: dict[tuple[bytes, ...], Mapping[bytes, bytes]] = {}
+MOST = 32  # of them
 
 
 class Blocks:
     """What one peer sends; its table lives as long as the connection. `within`: no other frame may come now."""
 
-    __slots__ = ("_decoder", "_flags", "_known", "_parts", "_size", "_stream", "within")
+    __slots__ = ("_decoder", "_flags", "_known", "_parts", "_past", "_size", "_skipped", "_stream", "within")
 
     def __init__(self) -> None:
         self._decoder = Decoder(max_header_list_size=MAX_HEADERS)
         self._decoder.max_allowed_table_size = 4096
         self._known: tuple[bytes, Mapping[bytes, bytes]] | None = None
+        self._past: tuple[bytes, ...] | None = ()  # every block so far; None: too many
+        self._skipped: list[bytes] = []  # blocks that were known, and that the decoder has not seen yet
         self.within = False
         self._stream = self._flags = self._size = 0
         self._parts: list[bytes] = []
@@ -66,6 +72,22 @@ class Blocks:
         # Clients ask for the same thing again and again. A block that leaves the table as it was means the same again.
         if self._known is not None and self._known[0] == block:
             return self._known[1]
+        past = None if self._past is None else (*self._past, block)
+        self._past = past if past is not None and len(past) < BEGINNING else None
+        if past in _BEGINNINGS:
+            self._skipped.append(block)
+            return _BEGINNINGS[past]
+        for skipped in self._skipped:
+            self._decoder.decode(skipped, raw=True)
+        self._skipped.clear()
+        headers = self._decode(block)
+        if past is not None and sum(map(len, past)) <= KNOWN:
+            if len(_BEGINNINGS) >= MOST:
+                _BEGINNINGS.clear()
+            _BEGINNINGS[past] = headers
+        return headers
+
+    def _decode(self, block: bytes) -> Mapping[bytes, bytes]:
         updates = _updates(block)
         if updates > 2:
             raise Broken(COMPRESSION_ERROR, "headers that resize their table more than twice")

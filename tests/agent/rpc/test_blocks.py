@@ -3,12 +3,12 @@
 import time
 
 import pytest
-from hpack import Encoder
+from hpack import Decoder, Encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.rpc import frames
-from agent.rpc.blocks import MAX_HEADERS, MAX_PARTS, Blocks
+from agent.rpc.blocks import _BEGINNINGS, KNOWN, MAX_HEADERS, MAX_PARTS, MOST, Blocks
 from agent.rpc.frames import END_HEADERS, END_STREAM, HAS_PRIORITY, PADDED, Broken, encode_headers
 
 PAIRS = [(b":path", b"/a/b"), (b"te", b"trailers")]
@@ -73,6 +73,37 @@ def test_headers_without_end(size: int, count: int) -> None:
 def test_repeated_fields_are_joined() -> None:
     block = encode_headers([(b"a", b"1"), (b"b", b"2"), (b"a", b"3")])
     assert Blocks().begin(END_HEADERS, 1, block) == {b"a": b"1,3", b"b": b"2"}
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.lists(st.tuples(st.sampled_from(["a", "b", "x-long-name"]), st.sampled_from(["1", "2", "y" * 50]))),
+            max_size=5,
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_connections_that_begin_alike_go_on_as_each_of_them_does(
+    connections: list[list[list[tuple[str, str]]]],
+) -> None:
+    for connection in connections:
+        encoder, oracle, blocks = Encoder(), Decoder(), Blocks()
+        for pairs in connection:
+            block = encoder.encode(pairs)
+            joined: dict[bytes, bytes] = {}
+            for name, value in oracle.decode(block, raw=True):
+                joined[name] = joined[name] + b"," + value if name in joined else value
+            assert blocks.begin(END_HEADERS, 1, block) == joined
+
+
+def test_what_is_remembered_of_beginnings_is_bounded() -> None:
+    for i in range(2 * MOST):
+        Blocks().begin(END_HEADERS, 1, encode_headers([(b"x", b"%d" % i)]))
+    Blocks().begin(END_HEADERS, 1, encode_headers([(b"x", b"y" * 2 * KNOWN)]))
+    assert len(_BEGINNINGS) <= MOST
+    assert all(sum(map(len, blocks)) <= KNOWN for blocks in _BEGINNINGS)
 
 
 def test_the_table_of_the_peer_is_kept() -> None:
