@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.protos import xds_pb2
@@ -196,67 +196,123 @@ def test_news_of_the_workload_are_skipped_until_the_node_is_known(kind: type[Any
 
 # ------------------------------------------------------------------------------------------------ any sequence
 
-NAMES = st.sampled_from(["default", "ROOTCA", "other", ""])
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("ask"), st.lists(NAMES, max_size=3), st.sampled_from(["", "last", "old"]), st.booleans()),
-        st.tuples(st.just("set"), NAMES, st.integers(0, 3)),
-        st.tuples(st.just("send")),
-    ),
-    max_size=30,
+
+class Model:
+    """What the specification says of a stream, in sets. `has`: name -> the version that was sent last, None = none."""
+
+    def __init__(self) -> None:
+        self.node, self.nonce, self.stale = False, "", 0
+        self.has: dict[str, str | None] = {}
+        self.owed: set[str] = set()
+
+    def judge(self, request: Any) -> type | None:
+        if not self.node and request.type_url == HEALTH_TYPE:
+            return None
+        if not (self.node or request.node.id) or request.type_url not in ("", SECRET_TYPE):
+            return Refusal
+        first, self.node = not self.node, True
+        rejected = request.HasField("error_detail")
+        self.take(request, first, rejected)
+        return Rejected if rejected else None
+
+    def take(self, request: Any, first: bool, rejected: bool) -> None:
+        raise NotImplementedError
+
+    def due(self, versions: World) -> set[str]:
+        raise NotImplementedError
+
+    def changed(self, versions: World) -> set[str]:
+        return {n for n, had in self.has.items() if n not in self.owed and versions.get(n, had) != had}
+
+
+class StateModel(Model):
+    def take(self, request: Any, first: bool, rejected: bool) -> None:
+        names, again = set(request.resource_names), not (self.has and request.response_nonce)
+        if rejected:
+            return
+        if names and not again and request.response_nonce != self.nonce:
+            self.stale += 1
+            return
+        self.owed = {n for n in names if again or n in self.owed or n not in self.has}
+        self.has = {n: self.has.get(n) for n in names}
+
+    def due(self, versions: World) -> set[str]:
+        if self.owed:
+            return self.owed if self.owed <= versions.keys() else set()
+        return self.changed(versions)
+
+
+class DeltaModel(Model):
+    def take(self, request: Any, first: bool, rejected: bool) -> None:
+        had = request.initial_resource_versions if first else {}
+        dropped, added = set(request.resource_names_unsubscribe), set(request.resource_names_subscribe)
+        self.owed = (self.owed - dropped) | (added - had.keys())
+        self.has = {n: v for n, v in self.has.items() if n not in dropped} | {n: had.get(n) for n in added}
+
+    def due(self, versions: World) -> set[str]:
+        return self.owed & versions.keys() or self.changed(versions)
+
+
+NAME = st.sampled_from(["default", "ROOTCA", ""])
+NAMES = st.lists(NAME, max_size=4)
+SELDOM = st.integers(0, 15).map(lambda number: number == 15)
+REQUESTS = st.fixed_dictionaries(
+    {
+        "names": st.one_of(st.none(), NAMES),  # None: those it has, an ACK
+        "dropped": st.one_of(st.just([]), NAMES),
+        "had": st.dictionaries(NAME, st.sampled_from("12"), max_size=2),
+        "nonce": st.sampled_from(["last", "last", "last", "", "old"]),
+        "nameless": SELDOM,
+        "type": st.sampled_from([SECRET_TYPE] * 16 + ["", HEALTH_TYPE, "foreign"]),
+        "rejects": SELDOM,
+    }
 )
+CHANGES = st.dictionaries(NAME, st.sampled_from(["1", "2", "3", None]), min_size=1)
+STEPS = st.lists(st.tuples(st.one_of(REQUESTS, CHANGES), st.booleans()), min_size=5, max_size=40)
 
 
-@given(STEPS)
-def test_a_stream_ends_up_with_the_newest_of_what_it_subscribed_to(steps: list[tuple[Any, ...]]) -> None:
-    world, session, have, nonces = World(), Session(), {}, [""]
-
-    def send() -> tuple[str, ...]:
-        names = world.answer(session, f"n{len(nonces)}")
-        if names:
-            nonces.append(f"n{len(nonces)}")
-        for name in names:
-            assert name in session.names, "sent what nobody wants"
-            have[name] = world[name]
-        return names
-
-    for step in steps:
-        match step:
-            case ("ask", names, nonce, bad):
-                number = {"": "", "last": nonces[-1], "old": "stale"}[nonce]
-                error = xds_pb2.Status(message="bad") if bad else None
-                outcome = session.request(ask(*names, nonce=number, error_detail=error))
-                assert isinstance(outcome, Rejected) == bad
-            case ("set", name, version):
-                world[name] = str(version)
-            case _:
-                send()
-    for name in session.names:
-        world.setdefault(name, "late")
-    rounds = 0
-    while send():
-        rounds += 1
-        assert rounds <= 10, "never comes to rest"
-    assert {n: have.get(n) for n in session.names} == {n: world[n] for n in session.names}
+def build(kind: type[Any], step: dict[str, Any], model: Model) -> Any:
+    common: dict[str, Any] = {
+        "node": None if step["nameless"] else NODE,
+        "type_url": step["type"],
+        "response_nonce": {"": "", "last": model.nonce, "old": "of long ago"}[step["nonce"]],
+        "error_detail": xds_pb2.Status(message="no use") if step["rejects"] else None,
+    }
+    if kind is Session:
+        names = [*model.has] if step["names"] is None else step["names"]
+        return xds_pb2.Request(resource_names=names, **common)
+    return xds_pb2.DeltaRequest(
+        resource_names_subscribe=step["names"] or (),
+        resource_names_unsubscribe=step["dropped"],
+        initial_resource_versions=step["had"],
+        **common,
+    )
 
 
-@given(st.lists(st.tuples(st.lists(NAMES, max_size=3), st.lists(NAMES, max_size=3), st.integers(0, 3)), max_size=20))
-def test_a_delta_stream_ends_up_with_the_newest_too(steps: list[tuple[list[str], list[str], int]]) -> None:
-    world, session, have = World(), DeltaSession(), {}
-
-    def send() -> tuple[str, ...]:
-        names = world.answer(session, "n")
-        have.update((n, world[n]) for n in names)
-        return names
-
-    for wanted, dropped, version in steps:
-        assert session.request(delta(*wanted, drop=tuple(dropped))) is None
-        if version:
-            world["default"] = world["ROOTCA"] = str(version)
-        send()
-    for name in session.names:
-        world.setdefault(name, "late")
-    while send():
-        pass
-    assert not session.owes
-    assert all(have[n] == world[n] for n in session.names)
+@pytest.mark.parametrize(("kind", "model"), [(Session, StateModel()), (DeltaSession, DeltaModel())])
+@settings(max_examples=300)
+@given(steps=STEPS)
+def test_any_sequence_agrees_with_a_model(kind: type[Any], model: Model, steps: list[Any]) -> None:
+    world, session, model = World(default="1", ROOTCA="1"), kind(), type(model)()
+    for number, (step, idle) in enumerate([*steps, *[({}, False)] * 10]):  # in the end everything is sent
+        if "names" in step:
+            request = build(kind, step, model)
+            outcome = session.request(request)
+            assert (None if outcome is None else type(outcome)) is model.judge(request)
+        else:
+            world.update(step)
+            for name in [n for n, version in world.items() if version is None]:
+                del world[name]
+        assert set(session.names) == model.has.keys()
+        assert (session.owes, session.stale) == (bool(model.owed), model.stale)
+        due, want = session.due(world.get), model.due(world)
+        if kind is Session and not model.owed:
+            assert len(due) == min(1, len(want)), "a push carries one secret"
+            want = set(due) & want
+        assert (set(due), len(due)) == (want, len(want))
+        if due and not idle:
+            model.nonce = f"n{number}"
+            session.sent(due, model.nonce, world.get)
+            model.has.update((n, world[n]) for n in due)
+            model.owed -= set(due)
+    assert not model.due(world), "never comes to rest"
