@@ -26,8 +26,10 @@ from agent.identity.manager import IdentityManager
 from agent.latest import Latest
 from agent.model import Readiness, Secret
 from agent.protos import reflection_pb2, secret_pb2, xds_pb2
+from agent.rpc import frames
 from agent.sds.report import shadow
 from agent.sds.server import SdsServer
+from tests.fakes import http2
 from tests.fakes.ca import SERVER_NAME, FakeCa, Root, lasting
 from tests.fakes.sds_client import NODE, SECRET, SERVICE, SdsClient, open_socket, secrets
 from tests.fakes.waiting import eventually
@@ -135,25 +137,47 @@ def test_the_revocation_list_is_named_once_it_exists(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+METHODS = ("StreamSecrets", "DeltaSecrets", "FetchSecrets")
+streams = pytest.mark.parametrize("method", METHODS[:2])
+
+
+def request(method: str, *names: str, node: bool = True, type_url: str = SECRET) -> bytes:
+    """The first one on a stream of this method."""
+    sender = NODE if node else None
+    if method == "DeltaSecrets":
+        delta = xds_pb2.DeltaRequest(node=sender, type_url=type_url, resource_names_subscribe=names)
+        return delta.SerializeToString()
+    return xds_pb2.Request(node=sender, type_url=type_url, resource_names=names).SerializeToString()
+
+
+def hostile(method: str, what: str) -> bytes:
+    """A first request that is wrong in one way."""
+    if what == "bytes":
+        return b"\xff" * 4
+    names = map(str, range(100_000)) if what == "names" else ["default"]
+    return request(method, *names, node=what != "node", type_url="other" if what == "type" else SECRET)
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("message", "sentence"),
+    ("what", "sentence"),
     [
-        (xds_pb2.Request(resource_names=["default"], type_url=SECRET), "missing node information"),
-        (xds_pb2.Request(node=NODE, resource_names=["default"], type_url="other"), "secrets only"),
-        (xds_pb2.Request(node=NODE, resource_names=map(str, range(10_000)), type_url=SECRET), "at most 1000"),
-        (b"\xff\xff\xff\xff", "cannot be decoded"),
+        ("node", "missing node information"),
+        ("type", "secrets only"),
+        ("names", "100000 secrets on one stream; at most 1000"),
+        ("bytes", "cannot be decoded"),
     ],
-    ids=["node", "type", "names", "bytes"],
 )
-def test_a_hostile_stream_ends_alone(tmp_path: Path, message: Any, sentence: str) -> None:
+def test_a_hostile_stream_ends_alone(tmp_path: Path, method: str, what: str, sentence: str) -> None:
     async def main() -> None:
-        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as good, SdsClient(w.path) as bad:
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path) as good, SdsClient(w.path, method) as bad:
             await good.get("default")
-            await bad.send(message)
+            await bad.send(hostile(method, what))
             with pytest.raises(grpc.aio.AioRpcError) as e:
                 await bad.receive()
             assert e.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert sentence in (e.value.details() or "")
+            await eventually(lambda: w.server.streams == 1)
             w.secret.set(make_secret("two"))
             assert chain(secrets(await good.receive())["default"]) == b"chain of two\n"
 
@@ -192,15 +216,51 @@ def test_random_bytes_on_the_socket_disturb_nobody(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_client_that_never_reads_delays_nobody(tmp_path: Path) -> None:
+async def pushed(w: World, good: SdsClient, big: Secret) -> None:
+    """Change the secret again and again: `good` gets each at once, whoever does not read."""
+    for i in range(30):
+        w.secret.set(replace(big, chain=big.chain + str(i).encode()))
+        assert chain(secrets(await good.receive())["default"]).endswith(b"x" + str(i).encode())
+
+
+@streams
+@pytest.mark.parametrize("connection", ["its own", "shared"])
+def test_a_client_that_never_reads_delays_nobody(tmp_path: Path, method: str, connection: str) -> None:
     async def main() -> None:
         big = replace(make_secret(), chain=b"x" * 300_000)
-        async with serving(tmp_path, big) as w, SdsClient(w.path) as deaf, SdsClient(w.path) as good:
+        async with (
+            serving(tmp_path, big) as w,
+            SdsClient(w.path) as good,
+            SdsClient(w.path, method, good if connection == "shared" else None) as deaf,
+        ):
             await deaf.ask("default")
+            await eventually(lambda: w.server.ledger.largest > 0)
             await good.get("default")
-            for i in range(30):
-                w.secret.set(replace(big, chain=big.chain + str(i).encode()))
-                assert chain(secrets(await good.receive())["default"]).endswith(b"x" + str(i).encode())
+            await pushed(w, good, big)
+            assert w.server.streams == 2
+
+    asyncio.run(main())
+
+
+@streams
+def test_a_connection_that_is_never_read_delays_nobody(tmp_path: Path, method: str) -> None:
+    """It grants all the room there is and takes nothing: what the kernel does not hold waits in the server."""
+
+    async def main() -> None:
+        big = replace(make_secret(), chain=b"x" * 300_000)
+        async with serving(tmp_path, big) as w, SdsClient(w.path) as good:
+            await good.get("default")
+            with socket.socket(socket.AF_UNIX) as deaf:
+                deaf.connect(w.path)
+                settings = frames.settings([(frames.S_INITIAL_WINDOW, frames.MAX_WINDOW)])
+                room = frames.window_update(0, frames.MAX_WINDOW - frames.DEFAULT_WINDOW)
+                block = http2.request(SERVICE + method)
+                ask = http2.message(request(method, "default"))
+                asked = b"".join(http2.headers(i, block) + http2.data(i, ask) for i in range(1, 41, 2))
+                deaf.sendall(frames.PREFACE + settings + room + asked)
+                await eventually(lambda: w.server.streams == 21)
+                await pushed(w, good, big)
+            await eventually(lambda: w.server.streams == 1)
 
     asyncio.run(main())
 

@@ -10,16 +10,23 @@ from agent.rpc.stream import Stream
 
 SETTINGS = frames.settings([])
 HELLO = frames.PREFACE + SETTINGS  # what a client says first
-REQUEST = frames.encode_headers(
-    [
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", b"/a/b"),
-        (b":authority", b"x"),
-        (b"te", b"trailers"),
-        (b"content-type", b"application/grpc"),
-    ]
-)
+
+
+def request(path: str) -> bytes:
+    """The header block of a call."""
+    return frames.encode_headers(
+        [
+            (b":method", b"POST"),
+            (b":scheme", b"http"),
+            (b":path", path.encode()),
+            (b":authority", b"x"),
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+        ]
+    )
+
+
+REQUEST = request("/a/b")
 RESPONSE = frames.encode_headers([(b":status", b"200"), (b"content-type", b"application/grpc")])
 OK = frames.encode_headers([(b"grpc-status", b"0")])
 ONLY = frames.encode_headers([(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"5")])

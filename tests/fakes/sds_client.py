@@ -13,8 +13,9 @@ SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 NODE = xds_pb2.Node(id="sidecar~10.0.0.1~app.demo~demo.svc.cluster.local")
 
 
-def secrets(response: xds_pb2.Response) -> dict[str, secret_pb2.Secret]:
-    found = [secret_pb2.Secret.FromString(a.value) for a in response.resources]
+def secrets(response: Any) -> dict[str, secret_pb2.Secret]:
+    """By name, of a response of either dialect."""
+    found = [secret_pb2.Secret.FromString(getattr(a, "resource", a).value) for a in response.resources]
     return {s.name: s for s in found}
 
 
@@ -30,10 +31,11 @@ def open_socket(path: str) -> grpc.aio.Channel:
 
 
 class SdsClient:
-    """`async with SdsClient(path) as c`: `ask`, `receive`, `ack`."""
+    """`async with SdsClient(path) as c`: `ask`, `receive`, `ack`. `beside`: whose connection it shares."""
 
-    def __init__(self, path: str, method: str = "StreamSecrets") -> None:
-        self._channel = open_socket(path)
+    def __init__(self, path: str, method: str = "StreamSecrets", beside: "SdsClient | None" = None) -> None:
+        self._channel = beside._channel if beside else open_socket(path)
+        self._borrowed = beside is not None
         self._delta = method == "DeltaSecrets"
         self.call: Any = self._channel.stream_stream(SERVICE + method)()
 
@@ -42,12 +44,15 @@ class SdsClient:
 
     async def __aexit__(self, *_: object) -> None:
         self.call.cancel()
-        await self._channel.close()
+        if not self._borrowed:
+            await self._channel.close()
 
     async def ask(
         self, *names: str, nonce: str = "", node: bool = True, error: str = "", type_url: str = SECRET
     ) -> None:
-        request = xds_pb2.Request(type_url=type_url, resource_names=names, response_nonce=nonce)
+        request: Any = xds_pb2.Request(type_url=type_url, resource_names=names, response_nonce=nonce)
+        if self._delta:
+            request = xds_pb2.DeltaRequest(type_url=type_url, resource_names_subscribe=names, response_nonce=nonce)
         if node:
             request.node.CopyFrom(NODE)
         if error:
