@@ -8,7 +8,7 @@ import socket
 import stat
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from agent.config import IdentityConfig, PeerConfig, SdsConfig
 from agent.errors import FatalError
@@ -413,76 +414,121 @@ def write_pair(folder: Path, root: Root) -> tuple[bytes, bytes]:
     return key, cert
 
 
-def test_mounted_files_are_served_and_their_changes_pushed(tmp_path: Path) -> None:
+def whole(secret: secret_pb2.Secret) -> bytes:
+    """The chain, after a look at whether its key goes with it."""
+    key = serialization.load_pem_private_key(secret.tls_certificate.private_key.inline_bytes, None)
+    assert x509.load_pem_x509_certificate(chain(secret)).public_key() == key.public_key()
+    return chain(secret)
+
+
+def test_half_a_bundle_of_roots_is_served_to_nobody(tmp_path: Path) -> None:
     async def main() -> None:
-        root = Root()
-        _, cert = write_pair(tmp_path, root)
-        name = f"file-cert:{tmp_path}/cert.pem~{tmp_path}/key.pem"
-        trust = f"file-root:{tmp_path}/root.pem"
-        (tmp_path / "root.pem").write_bytes(
-            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + root.pem
-        )
-        async with serving(tmp_path) as w, SdsClient(w.path) as a, SdsClient(w.path) as b:
-            await a.ask(name)
-            assert chain(await a.follow(name)) == cert
-            await b.ask(trust)
-            assert (await b.follow(trust)).validation_context.trusted_ca.inline_bytes == root.pem
-            # Half-written: nothing is sent and nothing ends.
-            (tmp_path / "cert.pem").write_bytes(cert[:100])
-            _, new = write_pair(tmp_path, root)
-            assert chain(await a.follow(name)) == new
+        path, name = tmp_path / "root.pem", f"file-root:{tmp_path}/root.pem"
+        old, new = Root().pem, Root().pem + Root().pem
+        path.write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + old)
+        async with serving(tmp_path) as w, SdsClient(w.path) as c, SdsClient(w.path) as late:
+            await c.ask(name)
+            assert (await c.follow(name)).validation_context.trusted_ca.inline_bytes == old
+            path.write_bytes(new[:-100])
+            await eventually(lambda: w.server.file_failures == 1)
+            assert (await late.get(name))[name].validation_context.trusted_ca.inline_bytes == old
+            path.write_bytes(new)
+            for client in (c, late):
+                assert (await client.follow(name)).validation_context.trusted_ca.inline_bytes == new
 
     asyncio.run(main())
 
 
-def swap_volume(folder: Path, root: Root, version: str) -> bytes:
-    """What the kubelet does: a new directory, then `..data` renamed over the old link."""
-    new = folder / f"..{version}"
-    new.mkdir(parents=True)
-    _, cert = write_pair(new, root)
-    (folder / "..tmp").symlink_to(new.name)
-    os.rename(folder / "..tmp", folder / "..data")
+Pair = tuple[bytes, bytes]  # key, certificate
+
+
+def write(folder: Path, pair: Pair) -> None:
+    (folder / "key.pem").write_bytes(pair[0])
+    (folder / "cert.pem").write_bytes(pair[1])
+
+
+# Each way to change the files stops wherever a reader could find them unfit.
+
+
+def rewrite(mount: Path, pair: Pair) -> Iterator[None]:
+    (mount / "cert.pem").write_bytes(pair[1][:100])
+    yield
+    (mount / "cert.pem").write_bytes(pair[1])
+    yield
+    (mount / "key.pem").write_bytes(pair[0][:100])
+    yield
+    (mount / "key.pem").write_bytes(pair[0])
+
+
+def rename(mount: Path, pair: Pair) -> Iterator[None]:
+    new = mount.with_name("new")
+    new.mkdir(exist_ok=True)
+    write(new, pair)
+    os.rename(new / "key.pem", mount / "key.pem")
+    yield
+    os.rename(new / "cert.pem", mount / "cert.pem")
+
+
+def kubelet(mount: Path, pair: Pair) -> Iterator[None]:
+    """A new directory, then `..data` renamed over the old link."""
+    new = mount / f"..{uuid.uuid4()}"
+    new.mkdir()
+    write(new, pair)
+    (mount / "..tmp").symlink_to(new.name)
+    os.rename(mount / "..tmp", mount / "..data")
     for name in ("cert.pem", "key.pem"):
-        if not (folder / name).is_symlink():
-            (folder / name).symlink_to(f"..data/{name}")
-    return cert
+        if not (mount / name).is_symlink():
+            (mount / name).unlink(missing_ok=True)
+            (mount / name).symlink_to(f"..data/{name}")
+    yield from ()
 
 
-@pytest.mark.parametrize("style", ["rewrite", "rename", "kubelet", "chain", "vanish"])
-def test_every_way_to_change_a_file_reaches_envoy_soon(tmp_path: Path, style: str) -> None:
+def chained(mount: Path, pair: Pair) -> Iterator[None]:
+    """The mount itself is a link to a link."""
+    real = mount.with_name(f"deep{uuid.uuid4()}")
+    real.mkdir()
+    write(real, pair)
+    (mount.parent / "next").symlink_to(real.name)
+    os.rename(mount.parent / "next", mount.parent / "alias")
+    if not mount.is_symlink():
+        shutil.rmtree(mount)
+        mount.symlink_to("alias")
+    yield from ()
+
+
+def vanish(mount: Path, pair: Pair) -> Iterator[None]:
+    shutil.rmtree(mount)
+    yield
+    mount.mkdir()
+    (mount / "cert.pem").write_bytes(pair[1])
+    yield
+    (mount / "key.pem").write_bytes(pair[0])
+
+
+@pytest.mark.parametrize("change", [rewrite, rename, kubelet, chained, vanish])
+def test_every_way_to_change_a_file_reaches_envoy_soon_and_whole(
+    tmp_path: Path, change: Callable[[Path, Pair], Iterator[None]]
+) -> None:
     async def main() -> None:
         root, mount = Root(), tmp_path / "mount"
         mount.mkdir()
-        if style == "chain":
-            (tmp_path / "deep").mkdir()
-            (tmp_path / "alias").symlink_to("deep")
-            real, mount = tmp_path / "deep", tmp_path / "alias"
-        cert = swap_volume(mount, root, "v0") if style == "kubelet" else write_pair(mount, root)[1]
+        key, old = write_pair(mount, root)
+        for _ in change(mount, (key, old)):
+            pass
         name = f"file-cert:{mount}/cert.pem~{mount}/key.pem"
-        async with serving(tmp_path) as w, SdsClient(w.path) as c:
+        async with serving(tmp_path, debounce=0.01) as w, SdsClient(w.path) as c:
             await c.ask(name)
-            assert chain(await c.follow(name)) == cert
-            for i in range(1, 4):
-                if style == "rename":
-                    (tmp_path / "new").mkdir(exist_ok=True)
-                    _, cert = write_pair(tmp_path / "new", root)
-                    for file in ("key.pem", "cert.pem"):
-                        os.rename(tmp_path / "new" / file, mount / file)
-                elif style == "kubelet":
-                    cert = swap_volume(mount, root, f"v{i}")
-                elif style == "chain":
-                    real = tmp_path / f"deep{i}"
-                    real.mkdir()
-                    _, cert = write_pair(real, root)
-                    (tmp_path / "next").symlink_to(real.name)
-                    os.rename(tmp_path / "next", tmp_path / "alias")
-                else:
-                    if style == "vanish":
-                        shutil.rmtree(mount)
-                        await asyncio.sleep(0.2)
-                        mount.mkdir()
-                    _, cert = write_pair(mount, root)
-                assert chain(await c.follow(name)) == cert
+            assert whole(await c.follow(name)) == old
+            for _ in range(3):
+                key, new = root.workload("spiffe://mounted/x")
+                counted = w.server.file_failures
+                for _ in change(mount, (key, new)):
+                    await eventually(lambda: w.server.file_failures > counted)  # noqa: B023
+                    counted = w.server.file_failures
+                    async with SdsClient(w.path) as other:
+                        assert whole((await other.get(name))[name]) == old
+                assert whole(await c.follow(name)) == new
+                old = new
             assert w.server.watch_failures == 0
 
     asyncio.run(main())
@@ -834,5 +880,32 @@ def test_rotation_with_short_certificates_leaves_no_gap(tmp_path: Path) -> None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 assert len({leaf.serial_number for leaf in leaves}) == 4
+
+    asyncio.run(main())
+
+
+def test_any_number_of_streams_costs_one_request_to_the_ca(tmp_path: Path) -> None:
+    async def main() -> None:
+        with FakeCa() as ca:
+            (tmp_path / "root.pem").write_bytes(ca.root.pem)
+            (tmp_path / "token").write_text("t")
+            peer = PeerConfig(
+                (ca.address,), False, str(tmp_path / "root.pem"), SERVER_NAME, token_file=str(tmp_path / "token")
+            )
+            async with serving(tmp_path) as w, AsyncExitStack() as stack:
+                clients = [await stack.enter_async_context(SdsClient(w.path)) for _ in range(50)]
+                for i, client in enumerate(clients):
+                    await client.ask("default" if i % 2 else "ROOTCA")
+                await eventually(lambda: w.server.streams == 50)
+                config, ready = IdentityConfig(SPIFFE, peer, ecdsa=True), Latest(Readiness(True))
+                manager = IdentityManager(config, w.secret, ready, w.recorder)
+                task = asyncio.ensure_future(manager.run())
+                got = [secrets(r) for r in await asyncio.gather(*(c.receive() for c in clients))]
+                assert len({whole(s["default"]) for s in got if "default" in s}) == 1
+                async with SdsClient(w.path) as late:
+                    await late.get("default", "ROOTCA")
+                assert len(ca.calls) == 1
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(main())
