@@ -329,6 +329,20 @@ def test_a_rejection_is_recorded_and_the_stream_lives(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_rejection_may_ask_for_more(tmp_path: Path) -> None:
+    async def main() -> None:
+        _, cert = write_pair(tmp_path, Root())
+        name = f"file-cert:{tmp_path}/cert.pem~{tmp_path}/key.pem"
+        async with serving(tmp_path, make_secret()) as w, SdsClient(w.path, "DeltaSecrets") as c:
+            await c.ask("default")
+            await c.receive()
+            error = xds_pb2.Status(message="no use")
+            await c.send(xds_pb2.DeltaRequest(resource_names_subscribe=[name], error_detail=error))
+            assert chain(secrets(await c.receive())[name]) == cert
+
+    asyncio.run(main())
+
+
 def test_a_hundred_streams_get_one_push_each(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path, make_secret()) as w, AsyncExitStack() as stack:
