@@ -123,6 +123,16 @@ def verify(elements: Sequence[str], key_pem: bytes, requested: str, now: float) 
     )
 
 
+def flaw(secret: Secret, now: float) -> str:
+    """Why others would refuse a certificate in use that has not expired itself, such as an expired issuer; or ""."""
+    try:
+        chain = parse_chain(secret.chain)
+        _check_path(chain[0], chain[1:], parse_roots(secret.roots), now)
+    except (AttemptError, *UNREADABLE) as e:
+        return str(e)
+    return ""
+
+
 def _validity(certificate: x509.Certificate) -> tuple[float, float]:
     """First and last moment, epoch seconds."""
     return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()

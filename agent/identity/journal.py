@@ -58,6 +58,7 @@ class Journal:
         self.calls = Calls()
         self.trying = False  # the CA is being asked
         self._told = 0  # the step of the ladder that was told last
+        self._flaw = ""  # of the certificate in use, as it was told last
 
     def held(self, until: float) -> None:
         """A verified certificate waits for its first moment (epoch seconds)."""
@@ -85,6 +86,13 @@ class Journal:
         seconds = round(secret.not_after - secret.created)
         message = f"{what} for {secret.identity}{after}: valid for {seconds} s, renewal in {wait:.0f} s"
         self._recorder.record("identity", "issued" if first else "rotated", message, serial=secret.serial)
+
+    def inspected(self, flaw: str) -> None:
+        """The certificate in use was looked at: why peers refuse it although it has not expired, "" if they do not."""
+        if flaw and flaw != self._flaw:
+            message = f"other workloads refuse the certificate in use although it has not expired: {flaw}"
+            self._recorder.record("identity", "in-use-refused", message, level=logging.WARNING)
+        self._flaw = flaw
 
     def refused(self, credential: str) -> None:
         """The CA does not believe or permit what was shown."""

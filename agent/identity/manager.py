@@ -189,6 +189,7 @@ class IdentityManager:
         kind = self._credentials.choose(usable)
         current = self._secret.value
         own = (current.key, current.chain) if kind is Kind.CERTIFICATE and current is not None else None
+        self._inspect()
         began, good = self._clock().mono, False
         try:
             chain = await self._client.sign(csr, kind, own, deadline)
@@ -208,6 +209,12 @@ class IdentityManager:
         if sum(map(len, chain)) > LARGE:
             return await asyncio.to_thread(certs.verify, chain, key, self._config.spiffe_id, now)
         return certs.verify(chain, key, self._config.spiffe_id, now)
+
+    def _inspect(self) -> None:
+        """Look at the certificate in use as other workloads do: an issuer may have expired before it."""
+        current, now = self._secret.value, self._clock().wall
+        if current is not None and current.not_before <= now < current.not_after:
+            self._journal.inspected(certs.flaw(current, now))
 
     async def _usable(self) -> frozenset[Kind]:
         """Every credential that could be shown now.

@@ -594,3 +594,25 @@ def test_what_people_see_of_an_outage(world: World) -> None:
             assert not found["attempt_in_progress"]
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_an_issuer_that_expires_before_the_certificate_in_use_is_told(world: World) -> None:
+    async def main() -> None:
+        issuing = world.ca.root.intermediate("issuing", days=3 / 86400)
+
+        def answer(ca: FakeCa, call: Call) -> list[str]:
+            leaf = issuing.issue(call.csr.public_key(), [x509.UniformResourceIdentifier(SPIFFE)], 3600.0).decode()
+            return [leaf, issuing.pem.decode(), ca.root.pem.decode()]
+
+        world.ca.answer = answer
+        async with running(world) as manager:
+            first = await world.issued()
+            world.ca.deny(grpc.StatusCode.NOT_FOUND)
+            while "in-use-refused" not in world.kinds():
+                manager.renew_now()
+                await world.failure(manager.status.value.failures + 1)
+            assert world.secret.value is first, "it is better than none"
+        (event,) = [e for e in world.recorder.events() if e.kind == "in-use-refused"]
+        assert "the issuer expired at" in event.message
+
+    asyncio.run(main())

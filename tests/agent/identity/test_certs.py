@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agent import roots
 from agent.errors import AttemptError
 from agent.identity import certs
+from agent.record import replace
 from tests.fakes.ca import PEM, Key, Root, key_pem, new_key
 
 SPIFFE = "spiffe://cluster.local/ns/demo/sa/app"
@@ -237,3 +238,14 @@ def test_a_certificate_without_names_is_another_identity() -> None:
 )
 def test_identity_matches(requested: str, issued: str, same: bool) -> None:
     assert certs.identity_matches(requested, issued) is same
+
+
+def test_an_issuer_that_ends_first_is_a_flaw_of_the_certificate_in_use() -> None:
+    now, root = time.time(), Root()
+    issuer = root.intermediate("issuing", days=0.5)
+    key, leaf = issuer.workload(SPIFFE, ttl=86400.0)
+    secret = certs.verify([leaf.decode(), issuer.pem.decode(), root.pem.decode()], key, SPIFFE, now)
+    assert certs.flaw(secret, now) == ""
+    assert "the issuer expired at" in certs.flaw(secret, now + 50_000)
+    assert "does not chain" in certs.flaw(replace(secret, roots=Root("other").pem), now)
+    assert "cut short" in certs.flaw(replace(secret, chain=secret.chain[:100]), now)

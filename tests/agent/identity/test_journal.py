@@ -124,6 +124,14 @@ def test_an_outage_is_told_again_as_the_end_comes_nearer(left: list[float], told
     assert all("the CA is away" in e.message for e in events)
 
 
+def test_a_flaw_of_the_certificate_in_use_is_told_once() -> None:
+    w = World()
+    for flaw in ("", "its issuer expired", "its issuer expired", "", "its issuer expired"):
+        w.journal.inspected(flaw)
+    assert w.kinds() == ["in-use-refused", "in-use-refused"]
+    assert w.recorder.events()[0].message.endswith("although it has not expired: its issuer expired")
+
+
 def test_the_rest_is_told_in_one_line_each() -> None:
     w = World()
     w.journal.jumped(-7200.4)
