@@ -51,7 +51,7 @@ def test_a_chain_beyond_grpcs_usual_limit_reaches_the_open_stream_and_keeps_nobo
         began = time.perf_counter()
         certs.verify([secret.chain.decode(), secret.roots.decode()], secret.key, SPIFFE, time.time())
         alone = time.perf_counter() - began
-        # The best of three: a busy machine makes any single turn long.
-        assert min(turns) < alone / 2, "the loop stood still while the chain was looked at"
+        # The best of three: a busy machine makes any single turn long. On the loop none would be shorter than that.
+        assert min(turns) < alone * 0.8, "the loop stood still while the chain was looked at"
 
     asyncio.run(main())

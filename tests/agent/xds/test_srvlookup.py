@@ -54,9 +54,16 @@ class Server(asyncio.DatagramProtocol):
 @asynccontextmanager
 async def serving(answers, cut=False):
     loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(lambda: Server(answers, cut), ("127.0.0.1", 0))
-    port = transport.get_extra_info("sockname")[1]
-    tcp = await asyncio.start_server(server.stream, "127.0.0.1", port)
+    for last in (*[False] * 20, True):
+        transport, server = await loop.create_datagram_endpoint(lambda: Server(answers, cut), ("127.0.0.1", 0))
+        port = transport.get_extra_info("sockname")[1]
+        try:
+            tcp = await asyncio.start_server(server.stream, "127.0.0.1", port)
+            break
+        except OSError:  # somebody has that port for TCP
+            transport.close()
+            if last:
+                raise
     try:
         yield ("127.0.0.1", port), server
     finally:
