@@ -49,7 +49,7 @@ FIPS_CIPHERS = ":".join(
     f"ECDHE-{key}-{cipher}" for cipher in ("AES256-GCM-SHA384", "AES128-GCM-SHA256") for key in ("ECDSA", "RSA")
 )
 # OpenSSL's names of the alerts
-_CERTIFICATE_ALERTS = re.compile("ALERT_([A-Z]+_)?CERTIFICATE|ALERT_UNKNOWN_CA|ALERT_ACCESS_DENIED|ALERT_DECRYPT_ERROR")
+_CERTIFICATE_ALERTS = "ALERT_([A-Z]+_)?CERTIFICATE|ALERT_UNKNOWN_CA|ALERT_ACCESS_DENIED|ALERT_DECRYPT_ERROR"
 
 # Where distributions keep the roots of the operating system; the first that exists is used.
 OS_BUNDLES = (
@@ -309,7 +309,7 @@ def jwt_claims(token: str) -> dict[str, Any]:
 
 def about_certificate(error: RpcError) -> bool:
     """The server ended TLS because of our certificate, or for want of one (alerts of RFC 8446 section 6)."""
-    return not error.heard and bool(_CERTIFICATE_ALERTS.search(error.message))
+    return not error.heard and bool(re.search(_CERTIFICATE_ALERTS, error.message))
 
 
 def explain(peer: PeerConfig, address: str, error: RpcError) -> str:

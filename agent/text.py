@@ -4,11 +4,10 @@ import re
 
 HIDDEN = "(redacted)"
 SHORTEST = 6  # characters: a shorter secret would be found in every sentence
-# A private key, also one that was cut off, and a JSON web token.
-_SECRET = re.compile(
-    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|\Z)"
-    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?",
-    re.DOTALL,
+# A private key, also one that was cut off, and a JSON web token. Compiled when something is to be hidden, not at start.
+_SECRET = (
+    r"(?s)-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|\Z)"
+    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"
 )
 
 
@@ -25,4 +24,4 @@ def scrub(text: str, *secrets: str) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= SHORTEST:
             text = text.replace(secret, HIDDEN)
-    return _SECRET.sub(HIDDEN, text)
+    return re.sub(_SECRET, HIDDEN, text)
