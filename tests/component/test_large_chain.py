@@ -14,11 +14,11 @@ LIMIT = 4 << 20  # of gRPC libraries, unless they are told otherwise
 
 
 async def longest_turn(work: "asyncio.Future[object]") -> float:
-    """Seconds that the event loop took for its longest turn until `work` was done."""
-    longest, before = 0.0, time.perf_counter()
+    """Seconds of its processor that the event loop's thread took for its longest turn until `work` was done."""
+    longest, before = 0.0, time.thread_time()
     while not work.done():
         await asyncio.sleep(0)
-        now = time.perf_counter()
+        now = time.thread_time()
         longest, before = max(longest, now - before), now
     return longest
 
@@ -48,10 +48,10 @@ def test_a_chain_beyond_grpcs_usual_limit_reaches_the_open_stream_and_keeps_nobo
                     assert sent.private_key.inline_bytes == secret.key
                     assert many.encode() in secret.chain
                     assert len(secret.chain) > LIMIT
-        began = time.perf_counter()
+        began = time.thread_time()
         certs.verify([secret.chain.decode(), secret.roots.decode()], secret.key, SPIFFE, time.time())
-        alone = time.perf_counter() - began
-        # The best of three: a busy machine makes any single turn long. On the loop none would be shorter than that.
-        assert min(turns) < alone * 0.8, "the loop stood still while the chain was looked at"
+        alone = time.thread_time() - began
+        # The best of three; the processor's time, as a busy machine makes any turn long.
+        assert min(turns) < alone / 2, "the loop stood still while the chain was looked at"
 
     asyncio.run(main())
