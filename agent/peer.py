@@ -67,7 +67,7 @@ OS_BUNDLES = (
 async def open_link(peer: PeerConfig, address: str, client_pair: tuple[bytes, bytes] | None = None) -> Link:
     """A new, unshared connection to `address` (host:port). How long it may take is the caller's to bound.
 
-    `client_pair` (key PEM, chain PEM) is shown to the server instead of the configured client certificate.
+    `client_pair` (key PEM, chain PEM) is shown to the server: `read_client_pair` gives the configured one.
     Raises AttemptError(`root_file` | `client_certificate`) with one sentence before anything is dialled, and DialError.
     """
     context = None if peer.plaintext else client_context(peer, client_pair)
@@ -103,11 +103,11 @@ def place(peer: PeerConfig, address: str) -> str:
 
 
 def client_context(peer: PeerConfig, client_pair: tuple[bytes, bytes] | None = None) -> ssl.SSLContext:
-    """TLS as the peer's policy has it, HTTP/2 only, with the roots and the client certificate of their files now."""
+    """TLS as the peer's policy has it, HTTP/2 only, with the roots that are in their file now."""
     path, roots = read_roots(peer.root_file)
-    if pair := client_pair or read_client_pair(peer):
+    if client_pair is not None:
         context = roots_context(path, roots, peer.policy)
-        _show(context, *pair)
+        _show(context, *client_pair)
         return context
     return _bare_context(path, roots, peer.policy)
 

@@ -11,9 +11,8 @@ from agent import peer as peers
 from agent.backoff import Backoff
 from agent.config import IdentityConfig
 from agent.errors import AttemptError
-from agent.identity.credentials import Kind, advice
+from agent.identity.credentials import WITH_PROVISIONED, WITH_TOKEN, Kind, advice
 from agent.protos import ca_pb2
-from agent.record import replace
 from agent.rpc.dial import DialError, Why
 from agent.rpc.status import Code, RpcError
 from agent.text import scrub
@@ -51,7 +50,6 @@ class CaClient:
 
     def __init__(self, config: IdentityConfig, uniform: Callable[[], float] = random.random) -> None:
         self._config = config
-        self._bare = replace(config.ca, key_file="", cert_file="")
         self._uniform = uniform
         self._first = 0  # index of the address that worked last
         self.retries = 0  # outgoing calls that were repetitions, since start
@@ -94,15 +92,15 @@ class CaClient:
         self, address: str, message: bytes, kind: Kind, own: Pair | None, deadline: float, attempt: int
     ) -> list[str]:
         ca = self._config.ca
-        token = self._token() if kind in (Kind.TOKEN, Kind.TOKEN_ALONE) else ""
+        token = self._token() if kind in WITH_TOKEN else ""
         pair = own if kind is Kind.CERTIFICATE else None
-        if kind in (Kind.TOKEN, Kind.PROVISIONED) and not ca.plaintext:
+        if kind in WITH_PROVISIONED and not ca.plaintext:
             pair = peers.read_client_pair(ca)
         metadata = peers.metadata(ca, token)
         if attempt:
             metadata.append(("x-retry-attempty", str(attempt)))  # sic
         try:
-            async with asyncio.timeout(deadline), await peers.open_link(self._bare, address, pair) as link:
+            async with asyncio.timeout(deadline), await peers.open_link(ca, address, pair) as link:
                 raw = await link.unary(METHOD, message, metadata)  # no deadline on the wire, as with istio
             return list(ca_pb2.CertificateResponse.FromString(raw).cert_chain)
         except TimeoutError as e:

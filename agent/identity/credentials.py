@@ -16,9 +16,9 @@ class Kind(Enum):
 
 # When nothing is known: the first that is usable.
 ORDER = (Kind.TOKEN, Kind.TOKEN_ALONE, Kind.CERTIFICATE, Kind.PROVISIONED)
-# Those that stand or fall together: with the provisioned certificate, and with the token.
-_PROVISIONED = frozenset({Kind.TOKEN, Kind.PROVISIONED})
-_TOKENS = frozenset({Kind.TOKEN, Kind.TOKEN_ALONE})
+# What is shown with the provisioned certificate, and with the token: such credentials stand or fall together.
+WITH_PROVISIONED = frozenset({Kind.TOKEN, Kind.PROVISIONED})
+WITH_TOKEN = frozenset({Kind.TOKEN, Kind.TOKEN_ALONE})
 
 
 def found(token: bool, own: bool, provisioned: bool) -> frozenset[Kind]:
@@ -56,7 +56,7 @@ class Credentials:
 
         When all usable ones were refused, all are tried again.
         """
-        group = _PROVISIONED if certificate else _TOKENS
+        group = WITH_PROVISIONED if certificate else WITH_TOKEN
         rejected = self.rejected | (group if kind in group else {kind})
         return replace(self, rejected=frozenset() if rejected.issuperset(usable) else rejected)
 

@@ -14,7 +14,7 @@ from agent.errors import AttemptError
 from agent.events import Recorder
 from agent.identity import certs, report, rotation
 from agent.identity.client import CaClient, Denied, Late
-from agent.identity.credentials import Credentials, Kind, found
+from agent.identity.credentials import WITH_PROVISIONED, Credentials, Kind, found
 from agent.identity.fetcher import MachineToken
 from agent.identity.journal import Calls, Journal, RenewalStatus
 from agent.identity.renewal import Renewal, Use, remaining
@@ -239,7 +239,7 @@ class IdentityManager:
             provisioned = not ca.plaintext and peers.read_client_pair(ca, logging.DEBUG) is not None
         except AttemptError as e:
             problems.append(e)
-            usable = found(token, own, True) - {Kind.TOKEN, Kind.PROVISIONED}
+            usable = found(token, own, True) - WITH_PROVISIONED
         else:
             usable = found(token, own, provisioned)
         if problems:

@@ -81,8 +81,7 @@ class Upstream:
         """Dial, converse until the stream ends, and hang up."""
         try:
             pair, token = self._dialler.identify(plane)
-            bare = replace(plane, key_file="", cert_file="")
-            async with await peer.open_link(bare, candidate.address, pair) as self._link:
+            async with await peer.open_link(plane, candidate.address, pair) as self._link:
                 call = self._link.call(self._flavour.value, peer.metadata(plane, token))
                 writer = group.create_task(self._write(call), name=f"xds requests to {candidate.address}")
                 try:

@@ -63,7 +63,7 @@ async def echo_server(root: Root, *names: str, client_root: Root | None = None, 
 
 
 async def ask(config: PeerConfig, address: str, pair: tuple[bytes, bytes] | None = None) -> bytes:
-    async with await peer.open_link(config, address, pair) as link:
+    async with await peer.open_link(config, address, pair or peer.read_client_pair(config)) as link:
         return await link.unary(ECHO, b"", timeout=10)
 
 
